@@ -1,1 +1,6 @@
-//! Placeholder while the room is being built.
+//! Guest-visible devices: one file or folder each, listed in [`registry::DEVICES`].
+//!
+//! Depends on `pdm`, `pgm` (handles) and `iprt` only: a device never sees the engine, the API, XML
+//! or a host path.
+
+pub mod registry;
