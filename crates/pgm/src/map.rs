@@ -310,6 +310,20 @@ impl PhysMap {
         }
     }
 
+    /// Atomically replaces the naturally aligned unit of `size` (4 or 8) bytes at `gpa` by `new`
+    /// if it is `old`; false when it was something else. Page walkers set accessed and dirty bits
+    /// with it. What is not writable memory is left alone and counts as replaced.
+    pub fn compare_exchange(&self, gpa: u64, size: usize, old: u64, new: u64) -> bool {
+        let Target::Ram(offset) = self.lookup(gpa).write else {
+            return true;
+        };
+        let done = self.ram.compare_exchange(offset, size, old, new);
+        if done && self.ram.flags(offset).load(Ordering::Acquire) & PageFlags::CODE != 0 {
+            self.notify(|l| l.code_written(offset, size as u64));
+        }
+        done
+    }
+
     /// All pieces of memory that are plainly mapped (not split, not registers), for engines that
     /// map memory into a hardware guest: (guest-physical address, RAM offset, bytes, writable).
     pub fn memory_pieces(&self) -> Vec<(u64, u64, u64, bool)> {

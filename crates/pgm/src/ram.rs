@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // one mapping, and copies into and out of it
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::mm::{MapFlags, ProtFlags};
@@ -156,6 +156,37 @@ impl Ram {
         }
     }
 
+    /// Replaces the naturally aligned unit of `size` (4 or 8) bytes at `offset` by `new` if it is
+    /// `old`, atomically towards the guest's processors. False when it was something else.
+    /// Units outside of the pool, unaligned, or of another size count as replaced.
+    pub fn compare_exchange(&self, offset: u64, size: usize, old: u64, new: u64) -> bool {
+        if !matches!(size, 4 | 8)
+            || !offset.is_multiple_of(size as u64)
+            || self.clamp(offset, size) < size
+        {
+            return true;
+        }
+        // SAFETY: inside the mapping (checked above), aligned (the mapping starts on a page), and
+        // never referenced other than atomically or by raw copies.
+        let done = unsafe {
+            let at = self.base.add(offset as usize);
+            if size == 4 {
+                AtomicU32::from_ptr(at.cast())
+                    .compare_exchange(old as u32, new as u32, Ordering::SeqCst, Ordering::SeqCst)
+                    .is_ok()
+            } else {
+                AtomicU64::from_ptr(at.cast())
+                    .compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
+                    .is_ok()
+            }
+        };
+        if done {
+            self.flags(offset)
+                .fetch_or(PageFlags::DIRTY, Ordering::Relaxed);
+        }
+        done
+    }
+
     fn clamp(&self, offset: u64, len: usize) -> usize {
         if offset >= self.size {
             0
@@ -183,6 +214,18 @@ mod tests {
         let b = ram.alloc(2 * PAGE_SIZE).unwrap();
         assert_eq!((a.offset, a.size, b.offset), (0, PAGE_SIZE, PAGE_SIZE));
         assert!(matches!(ram.alloc(1), Err(Error::PoolFull { left: 0, .. })));
+    }
+
+    #[test]
+    fn compare_exchange_replaces_only_what_it_expects() {
+        let ram = Ram::new(PAGE_SIZE).unwrap();
+        ram.write(8, &[1, 0, 0, 0, 2, 0, 0, 0]);
+        assert!(!ram.compare_exchange(8, 8, 1, 9));
+        assert!(ram.compare_exchange(12, 4, 2, 3));
+        assert!(ram.compare_exchange(8, 8, 3 << 32 | 1, 7));
+        let mut got = [0; 8];
+        ram.read(8, &mut got);
+        assert_eq!(u64::from_le_bytes(got), 7);
     }
 
     #[test]
