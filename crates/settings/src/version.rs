@@ -1,0 +1,99 @@
+//! Settings format versions, and every place where their shape differs.
+
+use std::fmt;
+
+/// A settings format version `1.N`. Ordered by age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version(u16);
+
+impl Version {
+    /// VirtualBox 4.1.
+    pub const V1_12: Self = Self(12);
+    /// VirtualBox 4.2.
+    pub const V1_13: Self = Self(13);
+    /// VirtualBox 4.3.
+    pub const V1_14: Self = Self(14);
+    /// VirtualBox 5.0.
+    pub const V1_15: Self = Self(15);
+    /// VirtualBox 5.1 and 5.2.
+    pub const V1_16: Self = Self(16);
+    /// VirtualBox 6.0.
+    pub const V1_17: Self = Self(17);
+    /// VirtualBox 6.1.
+    pub const V1_18: Self = Self(18);
+    /// VirtualBox 7.0.
+    pub const V1_19: Self = Self(19);
+
+    /// The version before which nothing is read.
+    pub const OLDEST: Self = Self(11);
+    /// What a new machine starts at, to be raised by what its settings need.
+    pub const NEW_MACHINE: Self = Self::V1_12;
+    /// What a new `VirtualBox.xml` starts at; real ones stay there through 6.1.
+    pub const NEW_GLOBAL: Self = Self::V1_12;
+    /// The newest version written, and read in full.
+    pub const NEWEST: Self = Self::V1_19;
+
+    /// The number after the dot.
+    pub fn minor(self) -> u16 {
+        self.0
+    }
+
+    /// `1.N`, if it is between [`OLDEST`](Self::OLDEST) and [`NEWEST`](Self::NEWEST).
+    pub fn from_minor(minor: u16) -> Option<Self> {
+        (Self::OLDEST.0..=Self::NEWEST.0)
+            .contains(&minor)
+            .then_some(Self(minor))
+    }
+
+    // What differs between the versions, beside values that did not exist yet (those are marked
+    // with `since` where they are read and written, in `codec`).
+
+    /// From 1.16 on, settings at their default are left out of the file.
+    pub(crate) fn omits_defaults(self) -> bool {
+        self >= Self::V1_16
+    }
+
+    /// `StorageControllers` is inside `Hardware` from 1.19 on, beside it before.
+    pub(crate) fn storage_inside_hardware(self) -> bool {
+        self >= Self::V1_19
+    }
+
+    /// `USB/Controllers` and `USB/DeviceFilters` from 1.14 on; one `USBController` before.
+    pub(crate) fn usb_controller_list(self) -> bool {
+        self >= Self::V1_14
+    }
+
+    /// `maxBytesPerSec` from 1.13 on, `maxMbPerSec` before.
+    pub(crate) fn bandwidth_in_bytes(self) -> bool {
+        self >= Self::V1_13
+    }
+
+    /// A machine without `Paravirt` element behaves as `Legacy` before 1.15, as `Default` since.
+    pub(crate) fn has_paravirt(self) -> bool {
+        self >= Self::V1_15
+    }
+
+    /// `Hardware/@version` is written before 1.16.
+    pub(crate) fn has_hardware_version(self) -> bool {
+        self < Self::V1_16
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "1.{}", self.0)
+    }
+}
+
+/// The namespace of products up to 5.0, accepted and kept.
+pub const NAMESPACE_OLD: &str = "http://www.innotek.de/VirtualBox-settings";
+/// The namespace of products from 5.1 on, also for older format versions.
+pub const NAMESPACE: &str = "http://www.virtualbox.org/";
+
+/// The platform this program runs on, as the version attribute names it.
+pub fn host_platform() -> &'static str {
+    match std::env::consts::OS {
+        "macos" => "macosx",
+        other => other,
+    }
+}
