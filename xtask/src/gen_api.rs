@@ -28,12 +28,8 @@ pub fn generate(root: &Path) -> Result<Vec<(&'static str, String)>> {
 fn format(root: &Path, text: String) -> Result<String> {
     use std::io::Write as _;
     let mut child = std::process::Command::new("rustfmt")
-        .args([
-            "--edition",
-            "2024",
-            "--config",
-            "use_small_heuristics=Max,max_width=100",
-        ])
+        .args(["--edition", "2024", "--config-path"])
+        .arg(root)
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()

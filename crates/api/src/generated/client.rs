@@ -2,7 +2,11 @@
 
 //! Typed blocking client: one type per interface. Each call is one round trip.
 
-#![allow(clippy::too_many_arguments, clippy::type_complexity, clippy::missing_errors_doc)]
+#![allow(
+    clippy::too_many_arguments,
+    clippy::type_complexity,
+    clippy::missing_errors_doc
+)]
 
 use super::types::*;
 use crate::Result;
@@ -75,7 +79,8 @@ impl Console {
         self.0.get("IConsole", "useHostClipboard")
     }
     pub fn set_use_host_clipboard(&self, value: bool) -> Result<()> {
-        self.0.set("IConsole", "useHostClipboard", Wire::into_val(value))
+        self.0
+            .set("IConsole", "useHostClipboard", Wire::into_val(value))
     }
     pub fn emulated_usb(&self) -> Result<AnyObject> {
         self.0.get("IConsole", "emulatedUSB")
@@ -111,21 +116,37 @@ impl Console {
         self.0.call("IConsole", "sleepButton", vec![])?.end()
     }
     pub fn get_device_activity(&self, type_: &[DeviceType]) -> Result<Vec<DeviceActivity>> {
-        self.0.call("IConsole", "getDeviceActivity", vec![Wire::into_val(type_.to_vec())])?.single()
+        self.0
+            .call(
+                "IConsole",
+                "getDeviceActivity",
+                vec![Wire::into_val(type_.to_vec())],
+            )?
+            .single()
     }
     pub fn attach_usb_device(&self, id: &str, capture_filename: &str) -> Result<()> {
         self.0
-            .call("IConsole", "attachUSBDevice", vec![Val::from(id), Val::from(capture_filename)])?
+            .call(
+                "IConsole",
+                "attachUSBDevice",
+                vec![Val::from(id), Val::from(capture_filename)],
+            )?
             .end()
     }
     pub fn detach_usb_device(&self, id: &str) -> Result<USBDevice> {
-        self.0.call("IConsole", "detachUSBDevice", vec![Val::from(id)])?.single()
+        self.0
+            .call("IConsole", "detachUSBDevice", vec![Val::from(id)])?
+            .single()
     }
     pub fn find_usb_device_by_address(&self, name: &str) -> Result<USBDevice> {
-        self.0.call("IConsole", "findUSBDeviceByAddress", vec![Val::from(name)])?.single()
+        self.0
+            .call("IConsole", "findUSBDeviceByAddress", vec![Val::from(name)])?
+            .single()
     }
     pub fn find_usb_device_by_id(&self, id: &str) -> Result<USBDevice> {
-        self.0.call("IConsole", "findUSBDeviceById", vec![Val::from(id)])?.single()
+        self.0
+            .call("IConsole", "findUSBDeviceById", vec![Val::from(id)])?
+            .single()
     }
     pub fn create_shared_folder(
         &self,
@@ -150,7 +171,9 @@ impl Console {
             .end()
     }
     pub fn remove_shared_folder(&self, name: &str) -> Result<()> {
-        self.0.call("IConsole", "removeSharedFolder", vec![Val::from(name)])?.end()
+        self.0
+            .call("IConsole", "removeSharedFolder", vec![Val::from(name)])?
+            .end()
     }
     pub fn teleport(
         &self,
@@ -182,7 +205,11 @@ impl Console {
             .call(
                 "IConsole",
                 "addEncryptionPassword",
-                vec![Val::from(id), Val::from(password), Wire::into_val(clear_on_suspend)],
+                vec![
+                    Val::from(id),
+                    Val::from(password),
+                    Wire::into_val(clear_on_suspend),
+                ],
             )?
             .end()
     }
@@ -196,15 +223,23 @@ impl Console {
             .call(
                 "IConsole",
                 "addEncryptionPasswords",
-                vec![Val::from(ids), Val::from(passwords), Wire::into_val(clear_on_suspend)],
+                vec![
+                    Val::from(ids),
+                    Val::from(passwords),
+                    Wire::into_val(clear_on_suspend),
+                ],
             )?
             .end()
     }
     pub fn remove_encryption_password(&self, id: &str) -> Result<()> {
-        self.0.call("IConsole", "removeEncryptionPassword", vec![Val::from(id)])?.end()
+        self.0
+            .call("IConsole", "removeEncryptionPassword", vec![Val::from(id)])?
+            .end()
     }
     pub fn clear_all_encryption_passwords(&self) -> Result<()> {
-        self.0.call("IConsole", "clearAllEncryptionPasswords", vec![])?.end()
+        self.0
+            .call("IConsole", "clearAllEncryptionPasswords", vec![])?
+            .end()
     }
 }
 
@@ -220,9 +255,19 @@ impl Display {
         &self,
         screen_id: u32,
     ) -> Result<(u32, u32, u32, i32, i32, GuestMonitorStatus)> {
-        let mut r =
-            self.0.call("IDisplay", "getScreenResolution", vec![Wire::into_val(screen_id)])?;
-        Ok((r.take()?, r.take()?, r.take()?, r.take()?, r.take()?, r.take()?))
+        let mut r = self.0.call(
+            "IDisplay",
+            "getScreenResolution",
+            vec![Wire::into_val(screen_id)],
+        )?;
+        Ok((
+            r.take()?,
+            r.take()?,
+            r.take()?,
+            r.take()?,
+            r.take()?,
+            r.take()?,
+        ))
     }
     pub fn attach_framebuffer(&self, screen_id: u32, framebuffer: &AnyObject) -> Result<String> {
         self.0
@@ -235,11 +280,21 @@ impl Display {
     }
     pub fn detach_framebuffer(&self, screen_id: u32, id: &str) -> Result<()> {
         self.0
-            .call("IDisplay", "detachFramebuffer", vec![Wire::into_val(screen_id), Val::from(id)])?
+            .call(
+                "IDisplay",
+                "detachFramebuffer",
+                vec![Wire::into_val(screen_id), Val::from(id)],
+            )?
             .end()
     }
     pub fn query_framebuffer(&self, screen_id: u32) -> Result<AnyObject> {
-        self.0.call("IDisplay", "queryFramebuffer", vec![Wire::into_val(screen_id)])?.single()
+        self.0
+            .call(
+                "IDisplay",
+                "queryFramebuffer",
+                vec![Wire::into_val(screen_id)],
+            )?
+            .single()
     }
     pub fn set_video_mode_hint(
         &self,
@@ -275,11 +330,25 @@ impl Display {
         &self,
         display: u32,
     ) -> Result<(bool, bool, i32, i32, u32, u32, u32)> {
-        let mut r = self.0.call("IDisplay", "getVideoModeHint", vec![Wire::into_val(display)])?;
-        Ok((r.take()?, r.take()?, r.take()?, r.take()?, r.take()?, r.take()?, r.take()?))
+        let mut r = self.0.call(
+            "IDisplay",
+            "getVideoModeHint",
+            vec![Wire::into_val(display)],
+        )?;
+        Ok((
+            r.take()?,
+            r.take()?,
+            r.take()?,
+            r.take()?,
+            r.take()?,
+            r.take()?,
+            r.take()?,
+        ))
     }
     pub fn set_seamless_mode(&self, enabled: bool) -> Result<()> {
-        self.0.call("IDisplay", "setSeamlessMode", vec![Wire::into_val(enabled)])?.end()
+        self.0
+            .call("IDisplay", "setSeamlessMode", vec![Wire::into_val(enabled)])?
+            .end()
     }
     pub fn take_screen_shot_to_array(
         &self,
@@ -302,10 +371,18 @@ impl Display {
             .single()
     }
     pub fn invalidate_and_update(&self) -> Result<()> {
-        self.0.call("IDisplay", "invalidateAndUpdate", vec![])?.end()
+        self.0
+            .call("IDisplay", "invalidateAndUpdate", vec![])?
+            .end()
     }
     pub fn invalidate_and_update_screen(&self, screen_id: u32) -> Result<()> {
-        self.0.call("IDisplay", "invalidateAndUpdateScreen", vec![Wire::into_val(screen_id)])?.end()
+        self.0
+            .call(
+                "IDisplay",
+                "invalidateAndUpdateScreen",
+                vec![Wire::into_val(screen_id)],
+            )?
+            .end()
     }
     pub fn viewport_changed(
         &self,
@@ -365,12 +442,21 @@ impl Display {
             .call(
                 "IDisplay",
                 "setScreenLayout",
-                vec![Wire::into_val(screen_layout_mode), references(guest_screen_info)],
+                vec![
+                    Wire::into_val(screen_layout_mode),
+                    references(guest_screen_info),
+                ],
             )?
             .end()
     }
     pub fn detach_screens(&self, screen_ids: &[i32]) -> Result<()> {
-        self.0.call("IDisplay", "detachScreens", vec![Wire::into_val(screen_ids.to_vec())])?.end()
+        self.0
+            .call(
+                "IDisplay",
+                "detachScreens",
+                vec![Wire::into_val(screen_ids.to_vec())],
+            )?
+            .end()
     }
     pub fn create_guest_screen_info(
         &self,
@@ -416,10 +502,18 @@ impl Keyboard {
         self.0.get("IKeyboard", "eventSource")
     }
     pub fn put_scancode(&self, scancode: i32) -> Result<()> {
-        self.0.call("IKeyboard", "putScancode", vec![Wire::into_val(scancode)])?.end()
+        self.0
+            .call("IKeyboard", "putScancode", vec![Wire::into_val(scancode)])?
+            .end()
     }
     pub fn put_scancodes(&self, scancodes: &[i32]) -> Result<u32> {
-        self.0.call("IKeyboard", "putScancodes", vec![Wire::into_val(scancodes.to_vec())])?.single()
+        self.0
+            .call(
+                "IKeyboard",
+                "putScancodes",
+                vec![Wire::into_val(scancodes.to_vec())],
+            )?
+            .single()
     }
     pub fn put_cad(&self) -> Result<()> {
         self.0.call("IKeyboard", "putCAD", vec![])?.end()
@@ -596,19 +690,22 @@ impl MachineDebugger {
         self.0.get("IMachineDebugger", "singleStep")
     }
     pub fn set_single_step(&self, value: bool) -> Result<()> {
-        self.0.set("IMachineDebugger", "singleStep", Wire::into_val(value))
+        self.0
+            .set("IMachineDebugger", "singleStep", Wire::into_val(value))
     }
     pub fn execute_all_in_iem(&self) -> Result<bool> {
         self.0.get("IMachineDebugger", "executeAllInIEM")
     }
     pub fn set_execute_all_in_iem(&self, value: bool) -> Result<()> {
-        self.0.set("IMachineDebugger", "executeAllInIEM", Wire::into_val(value))
+        self.0
+            .set("IMachineDebugger", "executeAllInIEM", Wire::into_val(value))
     }
     pub fn log_enabled(&self) -> Result<bool> {
         self.0.get("IMachineDebugger", "logEnabled")
     }
     pub fn set_log_enabled(&self, value: bool) -> Result<()> {
-        self.0.set("IMachineDebugger", "logEnabled", Wire::into_val(value))
+        self.0
+            .set("IMachineDebugger", "logEnabled", Wire::into_val(value))
     }
     pub fn log_dbg_flags(&self) -> Result<String> {
         self.0.get("IMachineDebugger", "logDbgFlags")
@@ -632,7 +729,8 @@ impl MachineDebugger {
         self.0.get("IMachineDebugger", "executionEngine")
     }
     pub fn hw_virt_ex_nested_paging_enabled(&self) -> Result<bool> {
-        self.0.get("IMachineDebugger", "HWVirtExNestedPagingEnabled")
+        self.0
+            .get("IMachineDebugger", "HWVirtExNestedPagingEnabled")
     }
     pub fn hw_virt_ex_vpid_enabled(&self) -> Result<bool> {
         self.0.get("IMachineDebugger", "HWVirtExVPIDEnabled")
@@ -653,7 +751,8 @@ impl MachineDebugger {
         self.0.get("IMachineDebugger", "virtualTimeRate")
     }
     pub fn set_virtual_time_rate(&self, value: u32) -> Result<()> {
-        self.0.set("IMachineDebugger", "virtualTimeRate", Wire::into_val(value))
+        self.0
+            .set("IMachineDebugger", "virtualTimeRate", Wire::into_val(value))
     }
     pub fn uptime(&self) -> Result<i64> {
         self.0.get("IMachineDebugger", "uptime")
@@ -677,19 +776,43 @@ impl MachineDebugger {
             .end()
     }
     pub fn info(&self, name: &str, args: &str) -> Result<String> {
-        self.0.call("IMachineDebugger", "info", vec![Val::from(name), Val::from(args)])?.single()
+        self.0
+            .call(
+                "IMachineDebugger",
+                "info",
+                vec![Val::from(name), Val::from(args)],
+            )?
+            .single()
     }
     pub fn inject_nmi(&self) -> Result<()> {
         self.0.call("IMachineDebugger", "injectNMI", vec![])?.end()
     }
     pub fn modify_log_groups(&self, settings: &str) -> Result<()> {
-        self.0.call("IMachineDebugger", "modifyLogGroups", vec![Val::from(settings)])?.end()
+        self.0
+            .call(
+                "IMachineDebugger",
+                "modifyLogGroups",
+                vec![Val::from(settings)],
+            )?
+            .end()
     }
     pub fn modify_log_flags(&self, settings: &str) -> Result<()> {
-        self.0.call("IMachineDebugger", "modifyLogFlags", vec![Val::from(settings)])?.end()
+        self.0
+            .call(
+                "IMachineDebugger",
+                "modifyLogFlags",
+                vec![Val::from(settings)],
+            )?
+            .end()
     }
     pub fn modify_log_destinations(&self, settings: &str) -> Result<()> {
-        self.0.call("IMachineDebugger", "modifyLogDestinations", vec![Val::from(settings)])?.end()
+        self.0
+            .call(
+                "IMachineDebugger",
+                "modifyLogDestinations",
+                vec![Val::from(settings)],
+            )?
+            .end()
     }
     pub fn read_physical_memory(&self, address: i64, size: u32) -> Result<Vec<u8>> {
         self.0
@@ -705,7 +828,11 @@ impl MachineDebugger {
             .call(
                 "IMachineDebugger",
                 "writePhysicalMemory",
-                vec![Wire::into_val(address), Wire::into_val(size), Val::Bytes(bytes.to_vec())],
+                vec![
+                    Wire::into_val(address),
+                    Wire::into_val(size),
+                    Val::Bytes(bytes.to_vec()),
+                ],
             )?
             .end()
     }
@@ -714,7 +841,11 @@ impl MachineDebugger {
             .call(
                 "IMachineDebugger",
                 "readVirtualMemory",
-                vec![Wire::into_val(cpu_id), Wire::into_val(address), Wire::into_val(size)],
+                vec![
+                    Wire::into_val(cpu_id),
+                    Wire::into_val(address),
+                    Wire::into_val(size),
+                ],
             )?
             .single()
     }
@@ -739,27 +870,44 @@ impl MachineDebugger {
             .end()
     }
     pub fn load_plug_in(&self, name: &str) -> Result<String> {
-        self.0.call("IMachineDebugger", "loadPlugIn", vec![Val::from(name)])?.single()
+        self.0
+            .call("IMachineDebugger", "loadPlugIn", vec![Val::from(name)])?
+            .single()
     }
     pub fn unload_plug_in(&self, name: &str) -> Result<()> {
-        self.0.call("IMachineDebugger", "unloadPlugIn", vec![Val::from(name)])?.end()
+        self.0
+            .call("IMachineDebugger", "unloadPlugIn", vec![Val::from(name)])?
+            .end()
     }
     pub fn detect_os(&self) -> Result<String> {
-        self.0.call("IMachineDebugger", "detectOS", vec![])?.single()
+        self.0
+            .call("IMachineDebugger", "detectOS", vec![])?
+            .single()
     }
     pub fn query_os_kernel_log(&self, max_messages: u32) -> Result<String> {
         self.0
-            .call("IMachineDebugger", "queryOSKernelLog", vec![Wire::into_val(max_messages)])?
+            .call(
+                "IMachineDebugger",
+                "queryOSKernelLog",
+                vec![Wire::into_val(max_messages)],
+            )?
             .single()
     }
     pub fn get_register(&self, cpu_id: u32, name: &str) -> Result<String> {
         self.0
-            .call("IMachineDebugger", "getRegister", vec![Wire::into_val(cpu_id), Val::from(name)])?
+            .call(
+                "IMachineDebugger",
+                "getRegister",
+                vec![Wire::into_val(cpu_id), Val::from(name)],
+            )?
             .single()
     }
     pub fn get_registers(&self, cpu_id: u32) -> Result<(Vec<String>, Vec<String>)> {
-        let mut r =
-            self.0.call("IMachineDebugger", "getRegisters", vec![Wire::into_val(cpu_id)])?;
+        let mut r = self.0.call(
+            "IMachineDebugger",
+            "getRegisters",
+            vec![Wire::into_val(cpu_id)],
+        )?;
         Ok((r.take()?, r.take()?))
     }
     pub fn set_register(&self, cpu_id: u32, name: &str, value: &str) -> Result<()> {
@@ -781,13 +929,23 @@ impl MachineDebugger {
             .end()
     }
     pub fn dump_guest_stack(&self, cpu_id: u32) -> Result<String> {
-        self.0.call("IMachineDebugger", "dumpGuestStack", vec![Wire::into_val(cpu_id)])?.single()
+        self.0
+            .call(
+                "IMachineDebugger",
+                "dumpGuestStack",
+                vec![Wire::into_val(cpu_id)],
+            )?
+            .single()
     }
     pub fn reset_stats(&self, pattern: &str) -> Result<()> {
-        self.0.call("IMachineDebugger", "resetStats", vec![Val::from(pattern)])?.end()
+        self.0
+            .call("IMachineDebugger", "resetStats", vec![Val::from(pattern)])?
+            .end()
     }
     pub fn dump_stats(&self, pattern: &str) -> Result<()> {
-        self.0.call("IMachineDebugger", "dumpStats", vec![Val::from(pattern)])?.end()
+        self.0
+            .call("IMachineDebugger", "dumpStats", vec![Val::from(pattern)])?
+            .end()
     }
     pub fn get_stats(&self, pattern: &str, with_descriptions: bool) -> Result<String> {
         self.0
@@ -799,7 +957,11 @@ impl MachineDebugger {
             .single()
     }
     pub fn get_cpu_load(&self, cpu_id: u32) -> Result<(i64, u32, u32, u32)> {
-        let mut r = self.0.call("IMachineDebugger", "getCPULoad", vec![Wire::into_val(cpu_id)])?;
+        let mut r = self.0.call(
+            "IMachineDebugger",
+            "getCPULoad",
+            vec![Wire::into_val(cpu_id)],
+        )?;
         Ok((r.take()?, r.take()?, r.take()?, r.take()?))
     }
     pub fn take_guest_sample(
@@ -858,17 +1020,33 @@ impl Guest {
         self.0.get("IGuest", "memoryBalloonSize")
     }
     pub fn set_memory_balloon_size(&self, value: u32) -> Result<()> {
-        self.0.set("IGuest", "memoryBalloonSize", Wire::into_val(value))
+        self.0
+            .set("IGuest", "memoryBalloonSize", Wire::into_val(value))
     }
     pub fn statistics_update_interval(&self) -> Result<u32> {
         self.0.get("IGuest", "statisticsUpdateInterval")
     }
     pub fn set_statistics_update_interval(&self, value: u32) -> Result<()> {
-        self.0.set("IGuest", "statisticsUpdateInterval", Wire::into_val(value))
+        self.0
+            .set("IGuest", "statisticsUpdateInterval", Wire::into_val(value))
     }
     pub fn internal_get_statistics(
         &self,
-    ) -> Result<(u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, u32)> {
+    ) -> Result<(
+        u32,
+        u32,
+        u32,
+        u32,
+        u32,
+        u32,
+        u32,
+        u32,
+        u32,
+        u32,
+        u32,
+        u32,
+        u32,
+    )> {
         let mut r = self.0.call("IGuest", "internalGetStatistics", vec![])?;
         Ok((
             r.take()?,
@@ -890,11 +1068,17 @@ impl Guest {
         &self,
         facility: AdditionsFacilityType,
     ) -> Result<(AdditionsFacilityStatus, i64)> {
-        let mut r = self.0.call("IGuest", "getFacilityStatus", vec![Wire::into_val(facility)])?;
+        let mut r = self.0.call(
+            "IGuest",
+            "getFacilityStatus",
+            vec![Wire::into_val(facility)],
+        )?;
         Ok((r.take()?, r.take()?))
     }
     pub fn get_additions_status(&self, level: AdditionsRunLevelType) -> Result<bool> {
-        self.0.call("IGuest", "getAdditionsStatus", vec![Wire::into_val(level)])?.single()
+        self.0
+            .call("IGuest", "getAdditionsStatus", vec![Wire::into_val(level)])?
+            .single()
     }
     pub fn set_credentials(
         &self,
@@ -937,10 +1121,14 @@ impl Guest {
             .single()
     }
     pub fn find_session(&self, session_name: &str) -> Result<Vec<AnyObject>> {
-        self.0.call("IGuest", "findSession", vec![Val::from(session_name)])?.single()
+        self.0
+            .call("IGuest", "findSession", vec![Val::from(session_name)])?
+            .single()
     }
     pub fn shutdown(&self, flags: &[GuestShutdownFlag]) -> Result<()> {
-        self.0.call("IGuest", "shutdown", vec![Wire::into_val(flags.to_vec())])?.end()
+        self.0
+            .call("IGuest", "shutdown", vec![Wire::into_val(flags.to_vec())])?
+            .end()
     }
     pub fn update_guest_additions(
         &self,
@@ -952,7 +1140,11 @@ impl Guest {
             .call(
                 "IGuest",
                 "updateGuestAdditions",
-                vec![Val::from(source), Val::from(arguments), Wire::into_val(flags.to_vec())],
+                vec![
+                    Val::from(source),
+                    Val::from(arguments),
+                    Wire::into_val(flags.to_vec()),
+                ],
             )?
             .single()
     }
@@ -1019,13 +1211,15 @@ impl StorageController {
         self.0.get("IStorageController", "instance")
     }
     pub fn set_instance(&self, value: u32) -> Result<()> {
-        self.0.set("IStorageController", "instance", Wire::into_val(value))
+        self.0
+            .set("IStorageController", "instance", Wire::into_val(value))
     }
     pub fn port_count(&self) -> Result<u32> {
         self.0.get("IStorageController", "portCount")
     }
     pub fn set_port_count(&self, value: u32) -> Result<()> {
-        self.0.set("IStorageController", "portCount", Wire::into_val(value))
+        self.0
+            .set("IStorageController", "portCount", Wire::into_val(value))
     }
     pub fn bus(&self) -> Result<StorageBus> {
         self.0.get("IStorageController", "bus")
@@ -1034,13 +1228,21 @@ impl StorageController {
         self.0.get("IStorageController", "controllerType")
     }
     pub fn set_controller_type(&self, value: StorageControllerType) -> Result<()> {
-        self.0.set("IStorageController", "controllerType", Wire::into_val(value))
+        self.0.set(
+            "IStorageController",
+            "controllerType",
+            Wire::into_val(value),
+        )
     }
     pub fn use_host_io_cache(&self) -> Result<bool> {
         self.0.get("IStorageController", "useHostIOCache")
     }
     pub fn set_use_host_io_cache(&self, value: bool) -> Result<()> {
-        self.0.set("IStorageController", "useHostIOCache", Wire::into_val(value))
+        self.0.set(
+            "IStorageController",
+            "useHostIOCache",
+            Wire::into_val(value),
+        )
     }
     pub fn bootable(&self) -> Result<bool> {
         self.0.get("IStorageController", "bootable")
@@ -1056,7 +1258,8 @@ impl NetworkAdapter {
         self.0.get("INetworkAdapter", "adapterType")
     }
     pub fn set_adapter_type(&self, value: NetworkAdapterType) -> Result<()> {
-        self.0.set("INetworkAdapter", "adapterType", Wire::into_val(value))
+        self.0
+            .set("INetworkAdapter", "adapterType", Wire::into_val(value))
     }
     pub fn slot(&self) -> Result<u32> {
         self.0.get("INetworkAdapter", "slot")
@@ -1065,85 +1268,102 @@ impl NetworkAdapter {
         self.0.get("INetworkAdapter", "enabled")
     }
     pub fn set_enabled(&self, value: bool) -> Result<()> {
-        self.0.set("INetworkAdapter", "enabled", Wire::into_val(value))
+        self.0
+            .set("INetworkAdapter", "enabled", Wire::into_val(value))
     }
     pub fn mac_address(&self) -> Result<String> {
         self.0.get("INetworkAdapter", "MACAddress")
     }
     pub fn set_mac_address(&self, value: &str) -> Result<()> {
-        self.0.set("INetworkAdapter", "MACAddress", Val::from(value))
+        self.0
+            .set("INetworkAdapter", "MACAddress", Val::from(value))
     }
     pub fn attachment_type(&self) -> Result<NetworkAttachmentType> {
         self.0.get("INetworkAdapter", "attachmentType")
     }
     pub fn set_attachment_type(&self, value: NetworkAttachmentType) -> Result<()> {
-        self.0.set("INetworkAdapter", "attachmentType", Wire::into_val(value))
+        self.0
+            .set("INetworkAdapter", "attachmentType", Wire::into_val(value))
     }
     pub fn bridged_interface(&self) -> Result<String> {
         self.0.get("INetworkAdapter", "bridgedInterface")
     }
     pub fn set_bridged_interface(&self, value: &str) -> Result<()> {
-        self.0.set("INetworkAdapter", "bridgedInterface", Val::from(value))
+        self.0
+            .set("INetworkAdapter", "bridgedInterface", Val::from(value))
     }
     pub fn host_only_interface(&self) -> Result<String> {
         self.0.get("INetworkAdapter", "hostOnlyInterface")
     }
     pub fn set_host_only_interface(&self, value: &str) -> Result<()> {
-        self.0.set("INetworkAdapter", "hostOnlyInterface", Val::from(value))
+        self.0
+            .set("INetworkAdapter", "hostOnlyInterface", Val::from(value))
     }
     pub fn host_only_network(&self) -> Result<String> {
         self.0.get("INetworkAdapter", "hostOnlyNetwork")
     }
     pub fn set_host_only_network(&self, value: &str) -> Result<()> {
-        self.0.set("INetworkAdapter", "hostOnlyNetwork", Val::from(value))
+        self.0
+            .set("INetworkAdapter", "hostOnlyNetwork", Val::from(value))
     }
     pub fn internal_network(&self) -> Result<String> {
         self.0.get("INetworkAdapter", "internalNetwork")
     }
     pub fn set_internal_network(&self, value: &str) -> Result<()> {
-        self.0.set("INetworkAdapter", "internalNetwork", Val::from(value))
+        self.0
+            .set("INetworkAdapter", "internalNetwork", Val::from(value))
     }
     pub fn nat_network(&self) -> Result<String> {
         self.0.get("INetworkAdapter", "NATNetwork")
     }
     pub fn set_nat_network(&self, value: &str) -> Result<()> {
-        self.0.set("INetworkAdapter", "NATNetwork", Val::from(value))
+        self.0
+            .set("INetworkAdapter", "NATNetwork", Val::from(value))
     }
     pub fn generic_driver(&self) -> Result<String> {
         self.0.get("INetworkAdapter", "genericDriver")
     }
     pub fn set_generic_driver(&self, value: &str) -> Result<()> {
-        self.0.set("INetworkAdapter", "genericDriver", Val::from(value))
+        self.0
+            .set("INetworkAdapter", "genericDriver", Val::from(value))
     }
     pub fn cloud_network(&self) -> Result<String> {
         self.0.get("INetworkAdapter", "cloudNetwork")
     }
     pub fn set_cloud_network(&self, value: &str) -> Result<()> {
-        self.0.set("INetworkAdapter", "cloudNetwork", Val::from(value))
+        self.0
+            .set("INetworkAdapter", "cloudNetwork", Val::from(value))
     }
     pub fn cable_connected(&self) -> Result<bool> {
         self.0.get("INetworkAdapter", "cableConnected")
     }
     pub fn set_cable_connected(&self, value: bool) -> Result<()> {
-        self.0.set("INetworkAdapter", "cableConnected", Wire::into_val(value))
+        self.0
+            .set("INetworkAdapter", "cableConnected", Wire::into_val(value))
     }
     pub fn line_speed(&self) -> Result<u32> {
         self.0.get("INetworkAdapter", "lineSpeed")
     }
     pub fn set_line_speed(&self, value: u32) -> Result<()> {
-        self.0.set("INetworkAdapter", "lineSpeed", Wire::into_val(value))
+        self.0
+            .set("INetworkAdapter", "lineSpeed", Wire::into_val(value))
     }
     pub fn promisc_mode_policy(&self) -> Result<NetworkAdapterPromiscModePolicy> {
         self.0.get("INetworkAdapter", "promiscModePolicy")
     }
     pub fn set_promisc_mode_policy(&self, value: NetworkAdapterPromiscModePolicy) -> Result<()> {
-        self.0.set("INetworkAdapter", "promiscModePolicy", Wire::into_val(value))
+        self.0.set(
+            "INetworkAdapter",
+            "promiscModePolicy",
+            Wire::into_val(value),
+        )
     }
     pub fn trace_enabled(&self) -> Result<bool> {
         self.0.get("INetworkAdapter", "traceEnabled")
     }
     pub fn set_trace_enabled(&self, value: bool) -> Result<()> {
-        self.0.set("INetworkAdapter", "traceEnabled", Wire::into_val(value))
+        self.0
+            .set("INetworkAdapter", "traceEnabled", Wire::into_val(value))
     }
     pub fn trace_file(&self) -> Result<String> {
         self.0.get("INetworkAdapter", "traceFile")
@@ -1158,22 +1378,34 @@ impl NetworkAdapter {
         self.0.get("INetworkAdapter", "bootPriority")
     }
     pub fn set_boot_priority(&self, value: u32) -> Result<()> {
-        self.0.set("INetworkAdapter", "bootPriority", Wire::into_val(value))
+        self.0
+            .set("INetworkAdapter", "bootPriority", Wire::into_val(value))
     }
     pub fn bandwidth_group(&self) -> Result<Option<BandwidthGroup>> {
         self.0.get("INetworkAdapter", "bandwidthGroup")
     }
     pub fn set_bandwidth_group(&self, value: Option<&BandwidthGroup>) -> Result<()> {
-        self.0.set("INetworkAdapter", "bandwidthGroup", optional(value))
+        self.0
+            .set("INetworkAdapter", "bandwidthGroup", optional(value))
     }
     pub fn get_property(&self, key: &str) -> Result<String> {
-        self.0.call("INetworkAdapter", "getProperty", vec![Val::from(key)])?.single()
+        self.0
+            .call("INetworkAdapter", "getProperty", vec![Val::from(key)])?
+            .single()
     }
     pub fn set_property(&self, key: &str, value: &str) -> Result<()> {
-        self.0.call("INetworkAdapter", "setProperty", vec![Val::from(key), Val::from(value)])?.end()
+        self.0
+            .call(
+                "INetworkAdapter",
+                "setProperty",
+                vec![Val::from(key), Val::from(value)],
+            )?
+            .end()
     }
     pub fn get_properties(&self, names: &str) -> Result<(Vec<String>, Vec<String>)> {
-        let mut r = self.0.call("INetworkAdapter", "getProperties", vec![Val::from(names)])?;
+        let mut r = self
+            .0
+            .call("INetworkAdapter", "getProperties", vec![Val::from(names)])?;
         Ok((r.take()?, r.take()?))
     }
 }
@@ -1223,7 +1455,8 @@ impl NATEngine {
         self.0.get("INATEngine", "DNSPassDomain")
     }
     pub fn set_dns_pass_domain(&self, value: bool) -> Result<()> {
-        self.0.set("INATEngine", "DNSPassDomain", Wire::into_val(value))
+        self.0
+            .set("INATEngine", "DNSPassDomain", Wire::into_val(value))
     }
     pub fn dns_proxy(&self) -> Result<bool> {
         self.0.get("INATEngine", "DNSProxy")
@@ -1235,7 +1468,8 @@ impl NATEngine {
         self.0.get("INATEngine", "DNSUseHostResolver")
     }
     pub fn set_dns_use_host_resolver(&self, value: bool) -> Result<()> {
-        self.0.set("INATEngine", "DNSUseHostResolver", Wire::into_val(value))
+        self.0
+            .set("INATEngine", "DNSUseHostResolver", Wire::into_val(value))
     }
     pub fn redirects(&self) -> Result<Vec<String>> {
         self.0.get("INATEngine", "redirects")
@@ -1244,13 +1478,15 @@ impl NATEngine {
         self.0.get("INATEngine", "localhostReachable")
     }
     pub fn set_localhost_reachable(&self, value: bool) -> Result<()> {
-        self.0.set("INATEngine", "localhostReachable", Wire::into_val(value))
+        self.0
+            .set("INATEngine", "localhostReachable", Wire::into_val(value))
     }
     pub fn network_settings(&self) -> Result<u32> {
         self.0.get("INATEngine", "networkSettings")
     }
     pub fn set_network_settings(&self, value: u32) -> Result<()> {
-        self.0.set("INATEngine", "networkSettings", Wire::into_val(value))
+        self.0
+            .set("INATEngine", "networkSettings", Wire::into_val(value))
     }
     pub fn add_redirect(
         &self,
@@ -1277,7 +1513,9 @@ impl NATEngine {
             .end()
     }
     pub fn remove_redirect(&self, name: &str) -> Result<()> {
-        self.0.call("INATEngine", "removeRedirect", vec![Val::from(name)])?.end()
+        self.0
+            .call("INATEngine", "removeRedirect", vec![Val::from(name)])?
+            .end()
     }
 }
 
@@ -1345,7 +1583,8 @@ impl ParallelPort {
         self.0.get("IParallelPort", "enabled")
     }
     pub fn set_enabled(&self, value: bool) -> Result<()> {
-        self.0.set("IParallelPort", "enabled", Wire::into_val(value))
+        self.0
+            .set("IParallelPort", "enabled", Wire::into_val(value))
     }
     pub fn io_base(&self) -> Result<u32> {
         self.0.get("IParallelPort", "IOBase")
@@ -1376,7 +1615,13 @@ impl AudioSettings {
         self.0.get("IAudioSettings", "adapter")
     }
     pub fn get_host_audio_device(&self, usage: AudioDirection) -> Result<String> {
-        self.0.call("IAudioSettings", "getHostAudioDevice", vec![Wire::into_val(usage)])?.single()
+        self.0
+            .call(
+                "IAudioSettings",
+                "getHostAudioDevice",
+                vec![Wire::into_val(usage)],
+            )?
+            .single()
     }
     pub fn set_host_audio_device(&self, device: &str, usage: AudioDirection) -> Result<()> {
         self.0
@@ -1398,46 +1643,60 @@ impl AudioAdapter {
         self.0.get("IAudioAdapter", "enabled")
     }
     pub fn set_enabled(&self, value: bool) -> Result<()> {
-        self.0.set("IAudioAdapter", "enabled", Wire::into_val(value))
+        self.0
+            .set("IAudioAdapter", "enabled", Wire::into_val(value))
     }
     pub fn enabled_in(&self) -> Result<bool> {
         self.0.get("IAudioAdapter", "enabledIn")
     }
     pub fn set_enabled_in(&self, value: bool) -> Result<()> {
-        self.0.set("IAudioAdapter", "enabledIn", Wire::into_val(value))
+        self.0
+            .set("IAudioAdapter", "enabledIn", Wire::into_val(value))
     }
     pub fn enabled_out(&self) -> Result<bool> {
         self.0.get("IAudioAdapter", "enabledOut")
     }
     pub fn set_enabled_out(&self, value: bool) -> Result<()> {
-        self.0.set("IAudioAdapter", "enabledOut", Wire::into_val(value))
+        self.0
+            .set("IAudioAdapter", "enabledOut", Wire::into_val(value))
     }
     pub fn audio_controller(&self) -> Result<AudioControllerType> {
         self.0.get("IAudioAdapter", "audioController")
     }
     pub fn set_audio_controller(&self, value: AudioControllerType) -> Result<()> {
-        self.0.set("IAudioAdapter", "audioController", Wire::into_val(value))
+        self.0
+            .set("IAudioAdapter", "audioController", Wire::into_val(value))
     }
     pub fn audio_codec(&self) -> Result<AudioCodecType> {
         self.0.get("IAudioAdapter", "audioCodec")
     }
     pub fn set_audio_codec(&self, value: AudioCodecType) -> Result<()> {
-        self.0.set("IAudioAdapter", "audioCodec", Wire::into_val(value))
+        self.0
+            .set("IAudioAdapter", "audioCodec", Wire::into_val(value))
     }
     pub fn audio_driver(&self) -> Result<AudioDriverType> {
         self.0.get("IAudioAdapter", "audioDriver")
     }
     pub fn set_audio_driver(&self, value: AudioDriverType) -> Result<()> {
-        self.0.set("IAudioAdapter", "audioDriver", Wire::into_val(value))
+        self.0
+            .set("IAudioAdapter", "audioDriver", Wire::into_val(value))
     }
     pub fn properties_list(&self) -> Result<Vec<String>> {
         self.0.get("IAudioAdapter", "propertiesList")
     }
     pub fn set_property(&self, key: &str, value: &str) -> Result<()> {
-        self.0.call("IAudioAdapter", "setProperty", vec![Val::from(key), Val::from(value)])?.end()
+        self.0
+            .call(
+                "IAudioAdapter",
+                "setProperty",
+                vec![Val::from(key), Val::from(value)],
+            )?
+            .end()
     }
     pub fn get_property(&self, key: &str) -> Result<String> {
-        self.0.call("IAudioAdapter", "getProperty", vec![Val::from(key)])?.single()
+        self.0
+            .call("IAudioAdapter", "getProperty", vec![Val::from(key)])?
+            .single()
     }
 }
 
@@ -1472,7 +1731,13 @@ impl USBDeviceFilters {
         self.0.get("IUSBDeviceFilters", "deviceFilters")
     }
     pub fn create_device_filter(&self, name: &str) -> Result<USBDeviceFilter> {
-        self.0.call("IUSBDeviceFilters", "createDeviceFilter", vec![Val::from(name)])?.single()
+        self.0
+            .call(
+                "IUSBDeviceFilters",
+                "createDeviceFilter",
+                vec![Val::from(name)],
+            )?
+            .single()
     }
     pub fn insert_device_filter(&self, position: u32, filter: &USBDeviceFilter) -> Result<()> {
         self.0
@@ -1485,7 +1750,11 @@ impl USBDeviceFilters {
     }
     pub fn remove_device_filter(&self, position: u32) -> Result<USBDeviceFilter> {
         self.0
-            .call("IUSBDeviceFilters", "removeDeviceFilter", vec![Wire::into_val(position)])?
+            .call(
+                "IUSBDeviceFilters",
+                "removeDeviceFilter",
+                vec![Wire::into_val(position)],
+            )?
             .single()
     }
 }
@@ -1505,7 +1774,8 @@ impl USBDeviceFilter {
         self.0.get("IUSBDeviceFilter", "active")
     }
     pub fn set_active(&self, value: bool) -> Result<()> {
-        self.0.set("IUSBDeviceFilter", "active", Wire::into_val(value))
+        self.0
+            .set("IUSBDeviceFilter", "active", Wire::into_val(value))
     }
     pub fn vendor_id(&self) -> Result<String> {
         self.0.get("IUSBDeviceFilter", "vendorId")
@@ -1517,7 +1787,8 @@ impl USBDeviceFilter {
         self.0.get("IUSBDeviceFilter", "productId")
     }
     pub fn set_product_id(&self, value: &str) -> Result<()> {
-        self.0.set("IUSBDeviceFilter", "productId", Val::from(value))
+        self.0
+            .set("IUSBDeviceFilter", "productId", Val::from(value))
     }
     pub fn revision(&self) -> Result<String> {
         self.0.get("IUSBDeviceFilter", "revision")
@@ -1529,7 +1800,8 @@ impl USBDeviceFilter {
         self.0.get("IUSBDeviceFilter", "manufacturer")
     }
     pub fn set_manufacturer(&self, value: &str) -> Result<()> {
-        self.0.set("IUSBDeviceFilter", "manufacturer", Val::from(value))
+        self.0
+            .set("IUSBDeviceFilter", "manufacturer", Val::from(value))
     }
     pub fn product(&self) -> Result<String> {
         self.0.get("IUSBDeviceFilter", "product")
@@ -1541,7 +1813,8 @@ impl USBDeviceFilter {
         self.0.get("IUSBDeviceFilter", "serialNumber")
     }
     pub fn set_serial_number(&self, value: &str) -> Result<()> {
-        self.0.set("IUSBDeviceFilter", "serialNumber", Val::from(value))
+        self.0
+            .set("IUSBDeviceFilter", "serialNumber", Val::from(value))
     }
     pub fn port(&self) -> Result<String> {
         self.0.get("IUSBDeviceFilter", "port")
@@ -1559,7 +1832,11 @@ impl USBDeviceFilter {
         self.0.get("IUSBDeviceFilter", "maskedInterfaces")
     }
     pub fn set_masked_interfaces(&self, value: u32) -> Result<()> {
-        self.0.set("IUSBDeviceFilter", "maskedInterfaces", Wire::into_val(value))
+        self.0.set(
+            "IUSBDeviceFilter",
+            "maskedInterfaces",
+            Wire::into_val(value),
+        )
     }
 }
 
@@ -1622,10 +1899,18 @@ client_interface!(EventSource, "IEventSource");
 
 impl EventSource {
     pub fn create_listener(&self) -> Result<EventListener> {
-        self.0.call("IEventSource", "createListener", vec![])?.single()
+        self.0
+            .call("IEventSource", "createListener", vec![])?
+            .single()
     }
     pub fn create_aggregator(&self, subordinates: &[EventSource]) -> Result<EventSource> {
-        self.0.call("IEventSource", "createAggregator", vec![references(subordinates)])?.single()
+        self.0
+            .call(
+                "IEventSource",
+                "createAggregator",
+                vec![references(subordinates)],
+            )?
+            .single()
     }
     pub fn register_listener(
         &self,
@@ -1646,21 +1931,39 @@ impl EventSource {
             .end()
     }
     pub fn unregister_listener(&self, listener: &EventListener) -> Result<()> {
-        self.0.call("IEventSource", "unregisterListener", vec![reference(listener)])?.end()
+        self.0
+            .call(
+                "IEventSource",
+                "unregisterListener",
+                vec![reference(listener)],
+            )?
+            .end()
     }
     pub fn fire_event(&self, event: &Event, timeout: i32) -> Result<bool> {
         self.0
-            .call("IEventSource", "fireEvent", vec![reference(event), Wire::into_val(timeout)])?
+            .call(
+                "IEventSource",
+                "fireEvent",
+                vec![reference(event), Wire::into_val(timeout)],
+            )?
             .single()
     }
     pub fn get_event(&self, listener: &EventListener, timeout: i32) -> Result<Option<Event>> {
         self.0
-            .call("IEventSource", "getEvent", vec![reference(listener), Wire::into_val(timeout)])?
+            .call(
+                "IEventSource",
+                "getEvent",
+                vec![reference(listener), Wire::into_val(timeout)],
+            )?
             .single()
     }
     pub fn event_processed(&self, listener: &EventListener, event: &Event) -> Result<()> {
         self.0
-            .call("IEventSource", "eventProcessed", vec![reference(listener), reference(event)])?
+            .call(
+                "IEventSource",
+                "eventProcessed",
+                vec![reference(listener), reference(event)],
+            )?
             .end()
     }
 }
@@ -1671,7 +1974,9 @@ client_interface!(EventListener, "IEventListener");
 
 impl EventListener {
     pub fn handle_event(&self, event: &Event) -> Result<()> {
-        self.0.call("IEventListener", "handleEvent", vec![reference(event)])?.end()
+        self.0
+            .call("IEventListener", "handleEvent", vec![reference(event)])?
+            .end()
     }
 }
 
@@ -1693,7 +1998,9 @@ impl Event {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -1721,7 +2028,9 @@ impl ReusableEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -1737,13 +2046,17 @@ impl VetoEvent {
         self.0.get("IVetoEvent", "approvals")
     }
     pub fn add_veto(&self, reason: &str) -> Result<()> {
-        self.0.call("IVetoEvent", "addVeto", vec![Val::from(reason)])?.end()
+        self.0
+            .call("IVetoEvent", "addVeto", vec![Val::from(reason)])?
+            .end()
     }
     pub fn is_vetoed(&self) -> Result<bool> {
         self.0.call("IVetoEvent", "isVetoed", vec![])?.single()
     }
     pub fn add_approval(&self, reason: &str) -> Result<()> {
-        self.0.call("IVetoEvent", "addApproval", vec![Val::from(reason)])?.end()
+        self.0
+            .call("IVetoEvent", "addApproval", vec![Val::from(reason)])?
+            .end()
     }
     pub fn is_approved(&self) -> Result<bool> {
         self.0.call("IVetoEvent", "isApproved", vec![])?.single()
@@ -1761,7 +2074,9 @@ impl VetoEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -1786,7 +2101,9 @@ impl MachineEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -1814,7 +2131,9 @@ impl MachineStateChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -1842,7 +2161,9 @@ impl MachineDataChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -1870,7 +2191,9 @@ impl MachineRegisteredEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -1898,7 +2221,9 @@ impl MachineGroupsChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -1929,7 +2254,9 @@ impl MediumRegisteredEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -1954,7 +2281,9 @@ impl MediumConfigChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -1982,7 +2311,9 @@ impl SessionStateChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2019,7 +2350,9 @@ impl GuestPropertyChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2050,7 +2383,9 @@ impl ExtraDataChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2075,13 +2410,17 @@ impl ExtraDataCanChangeEvent {
         self.0.get("IVetoEvent", "approvals")
     }
     pub fn add_veto(&self, reason: &str) -> Result<()> {
-        self.0.call("IVetoEvent", "addVeto", vec![Val::from(reason)])?.end()
+        self.0
+            .call("IVetoEvent", "addVeto", vec![Val::from(reason)])?
+            .end()
     }
     pub fn is_vetoed(&self) -> Result<bool> {
         self.0.call("IVetoEvent", "isVetoed", vec![])?.single()
     }
     pub fn add_approval(&self, reason: &str) -> Result<()> {
-        self.0.call("IVetoEvent", "addApproval", vec![Val::from(reason)])?.end()
+        self.0
+            .call("IVetoEvent", "addApproval", vec![Val::from(reason)])?
+            .end()
     }
     pub fn is_approved(&self) -> Result<bool> {
         self.0.call("IVetoEvent", "isApproved", vec![])?.single()
@@ -2099,7 +2438,9 @@ impl ExtraDataCanChangeEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2127,7 +2468,9 @@ impl SnapshotEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2155,7 +2498,9 @@ impl SnapshotTakenEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2183,7 +2528,9 @@ impl SnapshotDeletedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2211,7 +2558,9 @@ impl SnapshotRestoredEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2239,7 +2588,9 @@ impl SnapshotChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2264,7 +2615,9 @@ impl StateChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2289,7 +2642,9 @@ impl NetworkAdapterChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2314,7 +2669,9 @@ impl SerialPortChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2339,20 +2696,26 @@ impl ParallelPortChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
 #[derive(Debug, Clone)]
 pub struct StorageControllerChangedEvent(Proxy);
-client_interface!(StorageControllerChangedEvent, "IStorageControllerChangedEvent");
+client_interface!(
+    StorageControllerChangedEvent,
+    "IStorageControllerChangedEvent"
+);
 
 impl StorageControllerChangedEvent {
     pub fn machin_id(&self) -> Result<String> {
         self.0.get("IStorageControllerChangedEvent", "machinId")
     }
     pub fn controller_name(&self) -> Result<String> {
-        self.0.get("IStorageControllerChangedEvent", "controllerName")
+        self.0
+            .get("IStorageControllerChangedEvent", "controllerName")
     }
     pub fn type_(&self) -> Result<VBoxEventType> {
         self.0.get("IEvent", "type")
@@ -2367,7 +2730,9 @@ impl StorageControllerChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2392,7 +2757,9 @@ impl MediumChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2423,7 +2790,9 @@ impl StorageDeviceChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2448,7 +2817,9 @@ impl CPUExecutionCapChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2479,13 +2850,18 @@ impl KeyboardLedsChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
 #[derive(Debug, Clone)]
 pub struct MousePointerShapeChangedEvent(Proxy);
-client_interface!(MousePointerShapeChangedEvent, "IMousePointerShapeChangedEvent");
+client_interface!(
+    MousePointerShapeChangedEvent,
+    "IMousePointerShapeChangedEvent"
+);
 
 impl MousePointerShapeChangedEvent {
     pub fn visible(&self) -> Result<bool> {
@@ -2522,7 +2898,9 @@ impl MousePointerShapeChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2532,19 +2910,24 @@ client_interface!(MouseCapabilityChangedEvent, "IMouseCapabilityChangedEvent");
 
 impl MouseCapabilityChangedEvent {
     pub fn supports_absolute(&self) -> Result<bool> {
-        self.0.get("IMouseCapabilityChangedEvent", "supportsAbsolute")
+        self.0
+            .get("IMouseCapabilityChangedEvent", "supportsAbsolute")
     }
     pub fn supports_relative(&self) -> Result<bool> {
-        self.0.get("IMouseCapabilityChangedEvent", "supportsRelative")
+        self.0
+            .get("IMouseCapabilityChangedEvent", "supportsRelative")
     }
     pub fn supports_touch_screen(&self) -> Result<bool> {
-        self.0.get("IMouseCapabilityChangedEvent", "supportsTouchScreen")
+        self.0
+            .get("IMouseCapabilityChangedEvent", "supportsTouchScreen")
     }
     pub fn supports_touch_pad(&self) -> Result<bool> {
-        self.0.get("IMouseCapabilityChangedEvent", "supportsTouchPad")
+        self.0
+            .get("IMouseCapabilityChangedEvent", "supportsTouchPad")
     }
     pub fn needs_host_cursor(&self) -> Result<bool> {
-        self.0.get("IMouseCapabilityChangedEvent", "needsHostCursor")
+        self.0
+            .get("IMouseCapabilityChangedEvent", "needsHostCursor")
     }
     pub fn type_(&self) -> Result<VBoxEventType> {
         self.0.get("IEvent", "type")
@@ -2559,7 +2942,9 @@ impl MouseCapabilityChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2599,7 +2984,9 @@ impl GuestMonitorChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2630,13 +3017,18 @@ impl RuntimeErrorEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
 #[derive(Debug, Clone)]
 pub struct VBoxSVCAvailabilityChangedEvent(Proxy);
-client_interface!(VBoxSVCAvailabilityChangedEvent, "IVBoxSVCAvailabilityChangedEvent");
+client_interface!(
+    VBoxSVCAvailabilityChangedEvent,
+    "IVBoxSVCAvailabilityChangedEvent"
+);
 
 impl VBoxSVCAvailabilityChangedEvent {
     pub fn available(&self) -> Result<bool> {
@@ -2655,7 +3047,9 @@ impl VBoxSVCAvailabilityChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2683,7 +3077,9 @@ impl EventSourceChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2705,7 +3101,9 @@ impl VRDEServerChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2730,7 +3128,9 @@ impl SharedFolderChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2755,7 +3155,9 @@ impl ProgressEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2783,13 +3185,18 @@ impl ProgressCreatedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
 #[derive(Debug, Clone)]
 pub struct ProgressPercentageChangedEvent(Proxy);
-client_interface!(ProgressPercentageChangedEvent, "IProgressPercentageChangedEvent");
+client_interface!(
+    ProgressPercentageChangedEvent,
+    "IProgressPercentageChangedEvent"
+);
 
 impl ProgressPercentageChangedEvent {
     pub fn percent(&self) -> Result<i32> {
@@ -2811,7 +3218,9 @@ impl ProgressPercentageChangedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2836,7 +3245,9 @@ impl ProgressTaskCompletedEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2852,13 +3263,17 @@ impl CanShowWindowEvent {
         self.0.get("IVetoEvent", "approvals")
     }
     pub fn add_veto(&self, reason: &str) -> Result<()> {
-        self.0.call("IVetoEvent", "addVeto", vec![Val::from(reason)])?.end()
+        self.0
+            .call("IVetoEvent", "addVeto", vec![Val::from(reason)])?
+            .end()
     }
     pub fn is_vetoed(&self) -> Result<bool> {
         self.0.call("IVetoEvent", "isVetoed", vec![])?.single()
     }
     pub fn add_approval(&self, reason: &str) -> Result<()> {
-        self.0.call("IVetoEvent", "addApproval", vec![Val::from(reason)])?.end()
+        self.0
+            .call("IVetoEvent", "addApproval", vec![Val::from(reason)])?
+            .end()
     }
     pub fn is_approved(&self) -> Result<bool> {
         self.0.call("IVetoEvent", "isApproved", vec![])?.single()
@@ -2876,7 +3291,9 @@ impl CanShowWindowEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2889,7 +3306,8 @@ impl ShowWindowEvent {
         self.0.get("IShowWindowEvent", "winId")
     }
     pub fn set_win_id(&self, value: i64) -> Result<()> {
-        self.0.set("IShowWindowEvent", "winId", Wire::into_val(value))
+        self.0
+            .set("IShowWindowEvent", "winId", Wire::into_val(value))
     }
     pub fn type_(&self) -> Result<VBoxEventType> {
         self.0.get("IEvent", "type")
@@ -2904,7 +3322,9 @@ impl ShowWindowEvent {
         self.0.call("IEvent", "setProcessed", vec![])?.end()
     }
     pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
-        self.0.call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?.single()
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
     }
 }
 
@@ -2986,13 +3406,27 @@ impl Host {
         self.0.get("IHost", "updateGuestAdditions")
     }
     pub fn get_processor_speed(&self, cpu_id: u32) -> Result<u32> {
-        self.0.call("IHost", "getProcessorSpeed", vec![Wire::into_val(cpu_id)])?.single()
+        self.0
+            .call("IHost", "getProcessorSpeed", vec![Wire::into_val(cpu_id)])?
+            .single()
     }
     pub fn get_processor_feature(&self, feature: ProcessorFeature) -> Result<bool> {
-        self.0.call("IHost", "getProcessorFeature", vec![Wire::into_val(feature)])?.single()
+        self.0
+            .call(
+                "IHost",
+                "getProcessorFeature",
+                vec![Wire::into_val(feature)],
+            )?
+            .single()
     }
     pub fn get_processor_description(&self, cpu_id: u32) -> Result<String> {
-        self.0.call("IHost", "getProcessorDescription", vec![Wire::into_val(cpu_id)])?.single()
+        self.0
+            .call(
+                "IHost",
+                "getProcessorDescription",
+                vec![Wire::into_val(cpu_id)],
+            )?
+            .single()
     }
     pub fn get_processor_cpuid_leaf(
         &self,
@@ -3003,19 +3437,33 @@ impl Host {
         let mut r = self.0.call(
             "IHost",
             "getProcessorCPUIDLeaf",
-            vec![Wire::into_val(cpu_id), Wire::into_val(leaf), Wire::into_val(sub_leaf)],
+            vec![
+                Wire::into_val(cpu_id),
+                Wire::into_val(leaf),
+                Wire::into_val(sub_leaf),
+            ],
         )?;
         Ok((r.take()?, r.take()?, r.take()?, r.take()?))
     }
     pub fn create_host_only_network_interface(&self) -> Result<(Progress, HostNetworkInterface)> {
-        let mut r = self.0.call("IHost", "createHostOnlyNetworkInterface", vec![])?;
+        let mut r = self
+            .0
+            .call("IHost", "createHostOnlyNetworkInterface", vec![])?;
         Ok((r.take()?, r.take()?))
     }
     pub fn remove_host_only_network_interface(&self, id: &str) -> Result<Progress> {
-        self.0.call("IHost", "removeHostOnlyNetworkInterface", vec![Val::from(id)])?.single()
+        self.0
+            .call(
+                "IHost",
+                "removeHostOnlyNetworkInterface",
+                vec![Val::from(id)],
+            )?
+            .single()
     }
     pub fn create_usb_device_filter(&self, name: &str) -> Result<AnyObject> {
-        self.0.call("IHost", "createUSBDeviceFilter", vec![Val::from(name)])?.single()
+        self.0
+            .call("IHost", "createUSBDeviceFilter", vec![Val::from(name)])?
+            .single()
     }
     pub fn insert_usb_device_filter(&self, position: u32, filter: &AnyObject) -> Result<()> {
         self.0
@@ -3027,33 +3475,59 @@ impl Host {
             .end()
     }
     pub fn remove_usb_device_filter(&self, position: u32) -> Result<()> {
-        self.0.call("IHost", "removeUSBDeviceFilter", vec![Wire::into_val(position)])?.end()
+        self.0
+            .call(
+                "IHost",
+                "removeUSBDeviceFilter",
+                vec![Wire::into_val(position)],
+            )?
+            .end()
     }
     pub fn find_host_dvd_drive(&self, name: &str) -> Result<Medium> {
-        self.0.call("IHost", "findHostDVDDrive", vec![Val::from(name)])?.single()
+        self.0
+            .call("IHost", "findHostDVDDrive", vec![Val::from(name)])?
+            .single()
     }
     pub fn find_host_floppy_drive(&self, name: &str) -> Result<Medium> {
-        self.0.call("IHost", "findHostFloppyDrive", vec![Val::from(name)])?.single()
+        self.0
+            .call("IHost", "findHostFloppyDrive", vec![Val::from(name)])?
+            .single()
     }
     pub fn find_host_network_interface_by_name(&self, name: &str) -> Result<HostNetworkInterface> {
-        self.0.call("IHost", "findHostNetworkInterfaceByName", vec![Val::from(name)])?.single()
+        self.0
+            .call(
+                "IHost",
+                "findHostNetworkInterfaceByName",
+                vec![Val::from(name)],
+            )?
+            .single()
     }
     pub fn find_host_network_interface_by_id(&self, id: &str) -> Result<HostNetworkInterface> {
-        self.0.call("IHost", "findHostNetworkInterfaceById", vec![Val::from(id)])?.single()
+        self.0
+            .call("IHost", "findHostNetworkInterfaceById", vec![Val::from(id)])?
+            .single()
     }
     pub fn find_host_network_interfaces_of_type(
         &self,
         type_: HostNetworkInterfaceType,
     ) -> Result<Vec<HostNetworkInterface>> {
         self.0
-            .call("IHost", "findHostNetworkInterfacesOfType", vec![Wire::into_val(type_)])?
+            .call(
+                "IHost",
+                "findHostNetworkInterfacesOfType",
+                vec![Wire::into_val(type_)],
+            )?
             .single()
     }
     pub fn find_usb_device_by_id(&self, id: &str) -> Result<AnyObject> {
-        self.0.call("IHost", "findUSBDeviceById", vec![Val::from(id)])?.single()
+        self.0
+            .call("IHost", "findUSBDeviceById", vec![Val::from(id)])?
+            .single()
     }
     pub fn find_usb_device_by_address(&self, name: &str) -> Result<AnyObject> {
-        self.0.call("IHost", "findUSBDeviceByAddress", vec![Val::from(name)])?.single()
+        self.0
+            .call("IHost", "findUSBDeviceByAddress", vec![Val::from(name)])?
+            .single()
     }
     pub fn generate_mac_address(&self) -> Result<String> {
         self.0.call("IHost", "generateMACAddress", vec![])?.single()
@@ -3081,7 +3555,9 @@ impl Host {
             .end()
     }
     pub fn remove_usb_device_source(&self, id: &str) -> Result<()> {
-        self.0.call("IHost", "removeUSBDeviceSource", vec![Val::from(id)])?.end()
+        self.0
+            .call("IHost", "removeUSBDeviceSource", vec![Val::from(id)])?
+            .end()
     }
 }
 
@@ -3146,7 +3622,8 @@ impl HostNetworkInterface {
         self.0.get("IHostNetworkInterface", "IPV6Address")
     }
     pub fn ipv6_network_mask_prefix_length(&self) -> Result<u32> {
-        self.0.get("IHostNetworkInterface", "IPV6NetworkMaskPrefixLength")
+        self.0
+            .get("IHostNetworkInterface", "IPV6NetworkMaskPrefixLength")
     }
     pub fn hardware_address(&self) -> Result<String> {
         self.0.get("IHostNetworkInterface", "hardwareAddress")
@@ -3181,15 +3658,22 @@ impl HostNetworkInterface {
             .call(
                 "IHostNetworkInterface",
                 "enableStaticIPConfigV6",
-                vec![Val::from(ipv6_address), Wire::into_val(ipv6_network_mask_prefix_length)],
+                vec![
+                    Val::from(ipv6_address),
+                    Wire::into_val(ipv6_network_mask_prefix_length),
+                ],
             )?
             .end()
     }
     pub fn enable_dynamic_ip_config(&self) -> Result<()> {
-        self.0.call("IHostNetworkInterface", "enableDynamicIPConfig", vec![])?.end()
+        self.0
+            .call("IHostNetworkInterface", "enableDynamicIPConfig", vec![])?
+            .end()
     }
     pub fn dhcp_rediscover(&self) -> Result<()> {
-        self.0.call("IHostNetworkInterface", "DHCPRediscover", vec![])?.end()
+        self.0
+            .call("IHostNetworkInterface", "DHCPRediscover", vec![])?
+            .end()
     }
 }
 
@@ -3221,7 +3705,13 @@ impl InternalSessionControl {
     }
     /// The caller is the service: reports go to the object path given, over the same connection.
     pub fn assign_machine(&self, control: &InternalMachineControl) -> Result<()> {
-        self.0.call("IInternalSessionControl", "assignMachine", vec![reference(control)])?.end()
+        self.0
+            .call(
+                "IInternalSessionControl",
+                "assignMachine",
+                vec![reference(control)],
+            )?
+            .end()
     }
     /// A medium was mounted, unmounted or attached while the machine runs; the VM process reads
     /// the new attachment from its session machine.
@@ -3258,7 +3748,11 @@ impl InternalSessionControl {
     /// A serial port's settings changed while the machine runs.
     pub fn on_serial_port_change(&self, slot: u32) -> Result<()> {
         self.0
-            .call("IInternalSessionControl", "onSerialPortChange", vec![Wire::into_val(slot)])?
+            .call(
+                "IInternalSessionControl",
+                "onSerialPortChange",
+                vec![Wire::into_val(slot)],
+            )?
             .end()
     }
     /// The execution cap changed while the machine runs.
@@ -3273,7 +3767,9 @@ impl InternalSessionControl {
     }
     /// The service unlocks the machine: power off without saving and exit.
     pub fn uninitialize(&self) -> Result<()> {
-        self.0.call("IInternalSessionControl", "uninitialize", vec![])?.end()
+        self.0
+            .call("IInternalSessionControl", "uninitialize", vec![])?
+            .end()
     }
 }
 
@@ -3286,11 +3782,19 @@ client_interface!(InternalMachineControl, "IInternalMachineControl");
 impl InternalMachineControl {
     /// The VM process listens on its socket; the service connects and calls assignMachine.
     pub fn attach_vm_process(&self) -> Result<()> {
-        self.0.call("IInternalMachineControl", "attachVMProcess", vec![])?.end()
+        self.0
+            .call("IInternalMachineControl", "attachVMProcess", vec![])?
+            .end()
     }
     /// The machine changed its state.
     pub fn update_state(&self, state: MachineState) -> Result<()> {
-        self.0.call("IInternalMachineControl", "updateState", vec![Wire::into_val(state)])?.end()
+        self.0
+            .call(
+                "IInternalMachineControl",
+                "updateState",
+                vec![Wire::into_val(state)],
+            )?
+            .end()
     }
     /// Power-up ended: S_OK, or the error that launchVMProcess reports.
     pub fn end_power_up(&self, result: i32, text: &str) -> Result<()> {
@@ -3329,7 +3833,11 @@ impl InternalMachineControl {
             .call(
                 "IInternalMachineControl",
                 "ejectMedium",
-                vec![Val::from(controller), Wire::into_val(port), Wire::into_val(device)],
+                vec![
+                    Val::from(controller),
+                    Wire::into_val(port),
+                    Wire::into_val(device),
+                ],
             )?
             .end()
     }
@@ -3415,19 +3923,22 @@ impl Machine {
         self.0.get("IMachine", "CPUHotPlugEnabled")
     }
     pub fn set_cpu_hot_plug_enabled(&self, value: bool) -> Result<()> {
-        self.0.set("IMachine", "CPUHotPlugEnabled", Wire::into_val(value))
+        self.0
+            .set("IMachine", "CPUHotPlugEnabled", Wire::into_val(value))
     }
     pub fn cpu_execution_cap(&self) -> Result<u32> {
         self.0.get("IMachine", "CPUExecutionCap")
     }
     pub fn set_cpu_execution_cap(&self, value: u32) -> Result<()> {
-        self.0.set("IMachine", "CPUExecutionCap", Wire::into_val(value))
+        self.0
+            .set("IMachine", "CPUExecutionCap", Wire::into_val(value))
     }
     pub fn cpuid_portability_level(&self) -> Result<u32> {
         self.0.get("IMachine", "CPUIDPortabilityLevel")
     }
     pub fn set_cpuid_portability_level(&self, value: u32) -> Result<()> {
-        self.0.set("IMachine", "CPUIDPortabilityLevel", Wire::into_val(value))
+        self.0
+            .set("IMachine", "CPUIDPortabilityLevel", Wire::into_val(value))
     }
     pub fn memory_size(&self) -> Result<u32> {
         self.0.get("IMachine", "memorySize")
@@ -3439,13 +3950,15 @@ impl Machine {
         self.0.get("IMachine", "memoryBalloonSize")
     }
     pub fn set_memory_balloon_size(&self, value: u32) -> Result<()> {
-        self.0.set("IMachine", "memoryBalloonSize", Wire::into_val(value))
+        self.0
+            .set("IMachine", "memoryBalloonSize", Wire::into_val(value))
     }
     pub fn page_fusion_enabled(&self) -> Result<bool> {
         self.0.get("IMachine", "pageFusionEnabled")
     }
     pub fn set_page_fusion_enabled(&self, value: bool) -> Result<()> {
-        self.0.set("IMachine", "pageFusionEnabled", Wire::into_val(value))
+        self.0
+            .set("IMachine", "pageFusionEnabled", Wire::into_val(value))
     }
     pub fn graphics_adapter(&self) -> Result<GraphicsAdapter> {
         self.0.get("IMachine", "graphicsAdapter")
@@ -3466,19 +3979,22 @@ impl Machine {
         self.0.get("IMachine", "firmwareType")
     }
     pub fn set_firmware_type(&self, value: FirmwareType) -> Result<()> {
-        self.0.set("IMachine", "firmwareType", Wire::into_val(value))
+        self.0
+            .set("IMachine", "firmwareType", Wire::into_val(value))
     }
     pub fn pointing_hid_type(&self) -> Result<PointingHIDType> {
         self.0.get("IMachine", "pointingHIDType")
     }
     pub fn set_pointing_hid_type(&self, value: PointingHIDType) -> Result<()> {
-        self.0.set("IMachine", "pointingHIDType", Wire::into_val(value))
+        self.0
+            .set("IMachine", "pointingHIDType", Wire::into_val(value))
     }
     pub fn keyboard_hid_type(&self) -> Result<KeyboardHIDType> {
         self.0.get("IMachine", "keyboardHIDType")
     }
     pub fn set_keyboard_hid_type(&self, value: KeyboardHIDType) -> Result<()> {
-        self.0.set("IMachine", "keyboardHIDType", Wire::into_val(value))
+        self.0
+            .set("IMachine", "keyboardHIDType", Wire::into_val(value))
     }
     pub fn hpet_enabled(&self) -> Result<bool> {
         self.0.get("IMachine", "HPETEnabled")
@@ -3511,7 +4027,11 @@ impl Machine {
         self.0.get("IMachine", "emulatedUSBCardReaderEnabled")
     }
     pub fn set_emulated_usb_card_reader_enabled(&self, value: bool) -> Result<()> {
-        self.0.set("IMachine", "emulatedUSBCardReaderEnabled", Wire::into_val(value))
+        self.0.set(
+            "IMachine",
+            "emulatedUSBCardReaderEnabled",
+            Wire::into_val(value),
+        )
     }
     pub fn medium_attachments(&self) -> Result<Vec<MediumAttachment>> {
         self.0.get("IMachine", "mediumAttachments")
@@ -3574,13 +4094,18 @@ impl Machine {
         self.0.get("IMachine", "clipboardMode")
     }
     pub fn set_clipboard_mode(&self, value: ClipboardMode) -> Result<()> {
-        self.0.set("IMachine", "clipboardMode", Wire::into_val(value))
+        self.0
+            .set("IMachine", "clipboardMode", Wire::into_val(value))
     }
     pub fn clipboard_file_transfers_enabled(&self) -> Result<bool> {
         self.0.get("IMachine", "clipboardFileTransfersEnabled")
     }
     pub fn set_clipboard_file_transfers_enabled(&self, value: bool) -> Result<()> {
-        self.0.set("IMachine", "clipboardFileTransfersEnabled", Wire::into_val(value))
+        self.0.set(
+            "IMachine",
+            "clipboardFileTransfersEnabled",
+            Wire::into_val(value),
+        )
     }
     pub fn dn_d_mode(&self) -> Result<DnDMode> {
         self.0.get("IMachine", "dnDMode")
@@ -3592,31 +4117,36 @@ impl Machine {
         self.0.get("IMachine", "teleporterEnabled")
     }
     pub fn set_teleporter_enabled(&self, value: bool) -> Result<()> {
-        self.0.set("IMachine", "teleporterEnabled", Wire::into_val(value))
+        self.0
+            .set("IMachine", "teleporterEnabled", Wire::into_val(value))
     }
     pub fn teleporter_port(&self) -> Result<u32> {
         self.0.get("IMachine", "teleporterPort")
     }
     pub fn set_teleporter_port(&self, value: u32) -> Result<()> {
-        self.0.set("IMachine", "teleporterPort", Wire::into_val(value))
+        self.0
+            .set("IMachine", "teleporterPort", Wire::into_val(value))
     }
     pub fn teleporter_address(&self) -> Result<String> {
         self.0.get("IMachine", "teleporterAddress")
     }
     pub fn set_teleporter_address(&self, value: &str) -> Result<()> {
-        self.0.set("IMachine", "teleporterAddress", Val::from(value))
+        self.0
+            .set("IMachine", "teleporterAddress", Val::from(value))
     }
     pub fn teleporter_password(&self) -> Result<String> {
         self.0.get("IMachine", "teleporterPassword")
     }
     pub fn set_teleporter_password(&self, value: &str) -> Result<()> {
-        self.0.set("IMachine", "teleporterPassword", Val::from(value))
+        self.0
+            .set("IMachine", "teleporterPassword", Val::from(value))
     }
     pub fn paravirt_provider(&self) -> Result<ParavirtProvider> {
         self.0.get("IMachine", "paravirtProvider")
     }
     pub fn set_paravirt_provider(&self, value: ParavirtProvider) -> Result<()> {
-        self.0.set("IMachine", "paravirtProvider", Wire::into_val(value))
+        self.0
+            .set("IMachine", "paravirtProvider", Wire::into_val(value))
     }
     pub fn rtc_use_utc(&self) -> Result<bool> {
         self.0.get("IMachine", "RTCUseUTC")
@@ -3628,7 +4158,8 @@ impl Machine {
         self.0.get("IMachine", "IOCacheEnabled")
     }
     pub fn set_io_cache_enabled(&self, value: bool) -> Result<()> {
-        self.0.set("IMachine", "IOCacheEnabled", Wire::into_val(value))
+        self.0
+            .set("IMachine", "IOCacheEnabled", Wire::into_val(value))
     }
     pub fn io_cache_size(&self) -> Result<u32> {
         self.0.get("IMachine", "IOCacheSize")
@@ -3646,7 +4177,8 @@ impl Machine {
         self.0.get("IMachine", "tracingEnabled")
     }
     pub fn set_tracing_enabled(&self, value: bool) -> Result<()> {
-        self.0.set("IMachine", "tracingEnabled", Wire::into_val(value))
+        self.0
+            .set("IMachine", "tracingEnabled", Wire::into_val(value))
     }
     pub fn tracing_config(&self) -> Result<String> {
         self.0.get("IMachine", "tracingConfig")
@@ -3658,25 +4190,29 @@ impl Machine {
         self.0.get("IMachine", "allowTracingToAccessVM")
     }
     pub fn set_allow_tracing_to_access_vm(&self, value: bool) -> Result<()> {
-        self.0.set("IMachine", "allowTracingToAccessVM", Wire::into_val(value))
+        self.0
+            .set("IMachine", "allowTracingToAccessVM", Wire::into_val(value))
     }
     pub fn autostart_enabled(&self) -> Result<bool> {
         self.0.get("IMachine", "autostartEnabled")
     }
     pub fn set_autostart_enabled(&self, value: bool) -> Result<()> {
-        self.0.set("IMachine", "autostartEnabled", Wire::into_val(value))
+        self.0
+            .set("IMachine", "autostartEnabled", Wire::into_val(value))
     }
     pub fn autostart_delay(&self) -> Result<u32> {
         self.0.get("IMachine", "autostartDelay")
     }
     pub fn set_autostart_delay(&self, value: u32) -> Result<()> {
-        self.0.set("IMachine", "autostartDelay", Wire::into_val(value))
+        self.0
+            .set("IMachine", "autostartDelay", Wire::into_val(value))
     }
     pub fn autostop_type(&self) -> Result<AutostopType> {
         self.0.get("IMachine", "autostopType")
     }
     pub fn set_autostop_type(&self, value: AutostopType) -> Result<()> {
-        self.0.set("IMachine", "autostopType", Wire::into_val(value))
+        self.0
+            .set("IMachine", "autostopType", Wire::into_val(value))
     }
     pub fn default_frontend(&self) -> Result<String> {
         self.0.get("IMachine", "defaultFrontend")
@@ -3691,7 +4227,8 @@ impl Machine {
         self.0.get("IMachine", "VMProcessPriority")
     }
     pub fn set_vm_process_priority(&self, value: VMProcPriority) -> Result<()> {
-        self.0.set("IMachine", "VMProcessPriority", Wire::into_val(value))
+        self.0
+            .set("IMachine", "VMProcessPriority", Wire::into_val(value))
     }
     pub fn paravirt_debug(&self) -> Result<String> {
         self.0.get("IMachine", "paravirtDebug")
@@ -3722,7 +4259,11 @@ impl Machine {
     }
     pub fn lock_machine(&self, session: &Session, lock_type: LockType) -> Result<()> {
         self.0
-            .call("IMachine", "lockMachine", vec![reference(session), Wire::into_val(lock_type)])?
+            .call(
+                "IMachine",
+                "lockMachine",
+                vec![reference(session), Wire::into_val(lock_type)],
+            )?
             .end()
     }
     pub fn launch_vm_process(
@@ -3735,7 +4276,11 @@ impl Machine {
             .call(
                 "IMachine",
                 "launchVMProcess",
-                vec![reference(session), Val::from(name), Val::from(environment_changes)],
+                vec![
+                    reference(session),
+                    Val::from(name),
+                    Val::from(environment_changes),
+                ],
             )?
             .single()
     }
@@ -3749,7 +4294,9 @@ impl Machine {
             .end()
     }
     pub fn get_boot_order(&self, position: u32) -> Result<DeviceType> {
-        self.0.call("IMachine", "getBootOrder", vec![Wire::into_val(position)])?.single()
+        self.0
+            .call("IMachine", "getBootOrder", vec![Wire::into_val(position)])?
+            .single()
     }
     pub fn attach_device(
         &self,
@@ -3798,7 +4345,11 @@ impl Machine {
             .call(
                 "IMachine",
                 "detachDevice",
-                vec![Val::from(name), Wire::into_val(controller_port), Wire::into_val(device)],
+                vec![
+                    Val::from(name),
+                    Wire::into_val(controller_port),
+                    Wire::into_val(device),
+                ],
             )?
             .end()
     }
@@ -3932,7 +4483,11 @@ impl Machine {
             .call(
                 "IMachine",
                 "setNoBandwidthGroupForDevice",
-                vec![Val::from(name), Wire::into_val(controller_port), Wire::into_val(device)],
+                vec![
+                    Val::from(name),
+                    Wire::into_val(controller_port),
+                    Wire::into_val(device),
+                ],
             )?
             .end()
     }
@@ -3988,7 +4543,11 @@ impl Machine {
             .call(
                 "IMachine",
                 "getMedium",
-                vec![Val::from(name), Wire::into_val(controller_port), Wire::into_val(device)],
+                vec![
+                    Val::from(name),
+                    Wire::into_val(controller_port),
+                    Wire::into_val(device),
+                ],
             )?
             .single()
     }
@@ -3996,7 +4555,13 @@ impl Machine {
         &self,
         name: &str,
     ) -> Result<Vec<MediumAttachment>> {
-        self.0.call("IMachine", "getMediumAttachmentsOfController", vec![Val::from(name)])?.single()
+        self.0
+            .call(
+                "IMachine",
+                "getMediumAttachmentsOfController",
+                vec![Val::from(name)],
+            )?
+            .single()
     }
     pub fn get_medium_attachment(
         &self,
@@ -4008,7 +4573,11 @@ impl Machine {
             .call(
                 "IMachine",
                 "getMediumAttachment",
-                vec![Val::from(name), Wire::into_val(controller_port), Wire::into_val(device)],
+                vec![
+                    Val::from(name),
+                    Wire::into_val(controller_port),
+                    Wire::into_val(device),
+                ],
             )?
             .single()
     }
@@ -4031,10 +4600,18 @@ impl Machine {
             .end()
     }
     pub fn detach_host_pci_device(&self, host_address: i32) -> Result<()> {
-        self.0.call("IMachine", "detachHostPCIDevice", vec![Wire::into_val(host_address)])?.end()
+        self.0
+            .call(
+                "IMachine",
+                "detachHostPCIDevice",
+                vec![Wire::into_val(host_address)],
+            )?
+            .end()
     }
     pub fn get_network_adapter(&self, slot: u32) -> Result<NetworkAdapter> {
-        self.0.call("IMachine", "getNetworkAdapter", vec![Wire::into_val(slot)])?.single()
+        self.0
+            .call("IMachine", "getNetworkAdapter", vec![Wire::into_val(slot)])?
+            .single()
     }
     pub fn add_storage_controller(
         &self,
@@ -4050,7 +4627,13 @@ impl Machine {
             .single()
     }
     pub fn get_storage_controller_by_name(&self, name: &str) -> Result<StorageController> {
-        self.0.call("IMachine", "getStorageControllerByName", vec![Val::from(name)])?.single()
+        self.0
+            .call(
+                "IMachine",
+                "getStorageControllerByName",
+                vec![Val::from(name)],
+            )?
+            .single()
     }
     pub fn get_storage_controller_by_instance(
         &self,
@@ -4066,7 +4649,9 @@ impl Machine {
             .single()
     }
     pub fn remove_storage_controller(&self, name: &str) -> Result<()> {
-        self.0.call("IMachine", "removeStorageController", vec![Val::from(name)])?.end()
+        self.0
+            .call("IMachine", "removeStorageController", vec![Val::from(name)])?
+            .end()
     }
     pub fn set_storage_controller_bootable(&self, name: &str, bootable: bool) -> Result<()> {
         self.0
@@ -4083,34 +4668,60 @@ impl Machine {
         type_: USBControllerType,
     ) -> Result<USBController> {
         self.0
-            .call("IMachine", "addUSBController", vec![Val::from(name), Wire::into_val(type_)])?
+            .call(
+                "IMachine",
+                "addUSBController",
+                vec![Val::from(name), Wire::into_val(type_)],
+            )?
             .single()
     }
     pub fn remove_usb_controller(&self, name: &str) -> Result<()> {
-        self.0.call("IMachine", "removeUSBController", vec![Val::from(name)])?.end()
+        self.0
+            .call("IMachine", "removeUSBController", vec![Val::from(name)])?
+            .end()
     }
     pub fn get_usb_controller_by_name(&self, name: &str) -> Result<USBController> {
-        self.0.call("IMachine", "getUSBControllerByName", vec![Val::from(name)])?.single()
+        self.0
+            .call("IMachine", "getUSBControllerByName", vec![Val::from(name)])?
+            .single()
     }
     pub fn get_usb_controller_count_by_type(&self, type_: USBControllerType) -> Result<u32> {
         self.0
-            .call("IMachine", "getUSBControllerCountByType", vec![Wire::into_val(type_)])?
+            .call(
+                "IMachine",
+                "getUSBControllerCountByType",
+                vec![Wire::into_val(type_)],
+            )?
             .single()
     }
     pub fn get_serial_port(&self, slot: u32) -> Result<SerialPort> {
-        self.0.call("IMachine", "getSerialPort", vec![Wire::into_val(slot)])?.single()
+        self.0
+            .call("IMachine", "getSerialPort", vec![Wire::into_val(slot)])?
+            .single()
     }
     pub fn get_parallel_port(&self, slot: u32) -> Result<ParallelPort> {
-        self.0.call("IMachine", "getParallelPort", vec![Wire::into_val(slot)])?.single()
+        self.0
+            .call("IMachine", "getParallelPort", vec![Wire::into_val(slot)])?
+            .single()
     }
     pub fn get_extra_data(&self, key: &str) -> Result<String> {
-        self.0.call("IMachine", "getExtraData", vec![Val::from(key)])?.single()
+        self.0
+            .call("IMachine", "getExtraData", vec![Val::from(key)])?
+            .single()
     }
     pub fn set_extra_data(&self, key: &str, value: &str) -> Result<()> {
-        self.0.call("IMachine", "setExtraData", vec![Val::from(key), Val::from(value)])?.end()
+        self.0
+            .call(
+                "IMachine",
+                "setExtraData",
+                vec![Val::from(key), Val::from(value)],
+            )?
+            .end()
     }
     pub fn get_cpu_property(&self, property: CPUPropertyType) -> Result<bool> {
-        self.0.call("IMachine", "getCPUProperty", vec![Wire::into_val(property)])?.single()
+        self.0
+            .call("IMachine", "getCPUProperty", vec![Wire::into_val(property)])?
+            .single()
     }
     pub fn set_cpu_property(&self, property: CPUPropertyType, value: bool) -> Result<()> {
         self.0
@@ -4125,9 +4736,19 @@ impl Machine {
         &self,
         ordinal: u32,
     ) -> Result<(u32, u32, u32, u32, u32, u32)> {
-        let mut r =
-            self.0.call("IMachine", "getCPUIDLeafByOrdinal", vec![Wire::into_val(ordinal)])?;
-        Ok((r.take()?, r.take()?, r.take()?, r.take()?, r.take()?, r.take()?))
+        let mut r = self.0.call(
+            "IMachine",
+            "getCPUIDLeafByOrdinal",
+            vec![Wire::into_val(ordinal)],
+        )?;
+        Ok((
+            r.take()?,
+            r.take()?,
+            r.take()?,
+            r.take()?,
+            r.take()?,
+            r.take()?,
+        ))
     }
     pub fn get_cpuid_leaf(&self, idx: u32, idx_sub: u32) -> Result<(u32, u32, u32, u32)> {
         let mut r = self.0.call(
@@ -4171,10 +4792,18 @@ impl Machine {
             .end()
     }
     pub fn remove_all_cpuid_leaves(&self) -> Result<()> {
-        self.0.call("IMachine", "removeAllCPUIDLeaves", vec![])?.end()
+        self.0
+            .call("IMachine", "removeAllCPUIDLeaves", vec![])?
+            .end()
     }
     pub fn get_hw_virt_ex_property(&self, property: HWVirtExPropertyType) -> Result<bool> {
-        self.0.call("IMachine", "getHWVirtExProperty", vec![Wire::into_val(property)])?.single()
+        self.0
+            .call(
+                "IMachine",
+                "getHWVirtExProperty",
+                vec![Wire::into_val(property)],
+            )?
+            .single()
     }
     pub fn set_hw_virt_ex_property(
         &self,
@@ -4196,18 +4825,28 @@ impl Machine {
         self.0.call("IMachine", "discardSettings", vec![])?.end()
     }
     pub fn unregister(&self, cleanup_mode: CleanupMode) -> Result<Vec<Medium>> {
-        self.0.call("IMachine", "unregister", vec![Wire::into_val(cleanup_mode)])?.single()
+        self.0
+            .call("IMachine", "unregister", vec![Wire::into_val(cleanup_mode)])?
+            .single()
     }
     pub fn delete_config(&self, media: &[Medium]) -> Result<Progress> {
-        self.0.call("IMachine", "deleteConfig", vec![references(media)])?.single()
+        self.0
+            .call("IMachine", "deleteConfig", vec![references(media)])?
+            .single()
     }
     pub fn export_to(&self, appliance: &AnyObject, location: &str) -> Result<AnyObject> {
         self.0
-            .call("IMachine", "exportTo", vec![reference(appliance), Val::from(location)])?
+            .call(
+                "IMachine",
+                "exportTo",
+                vec![reference(appliance), Val::from(location)],
+            )?
             .single()
     }
     pub fn find_snapshot(&self, name_or_id: &str) -> Result<Snapshot> {
-        self.0.call("IMachine", "findSnapshot", vec![Val::from(name_or_id)])?.single()
+        self.0
+            .call("IMachine", "findSnapshot", vec![Val::from(name_or_id)])?
+            .single()
     }
     pub fn create_shared_folder(
         &self,
@@ -4232,23 +4871,43 @@ impl Machine {
             .end()
     }
     pub fn remove_shared_folder(&self, name: &str) -> Result<()> {
-        self.0.call("IMachine", "removeSharedFolder", vec![Val::from(name)])?.end()
+        self.0
+            .call("IMachine", "removeSharedFolder", vec![Val::from(name)])?
+            .end()
     }
     pub fn can_show_console_window(&self) -> Result<bool> {
-        self.0.call("IMachine", "canShowConsoleWindow", vec![])?.single()
+        self.0
+            .call("IMachine", "canShowConsoleWindow", vec![])?
+            .single()
     }
     pub fn show_console_window(&self) -> Result<i64> {
-        self.0.call("IMachine", "showConsoleWindow", vec![])?.single()
+        self.0
+            .call("IMachine", "showConsoleWindow", vec![])?
+            .single()
     }
     pub fn get_guest_property(&self, name: &str) -> Result<(String, i64, String)> {
-        let mut r = self.0.call("IMachine", "getGuestProperty", vec![Val::from(name)])?;
+        let mut r = self
+            .0
+            .call("IMachine", "getGuestProperty", vec![Val::from(name)])?;
         Ok((r.take()?, r.take()?, r.take()?))
     }
     pub fn get_guest_property_value(&self, property: &str) -> Result<String> {
-        self.0.call("IMachine", "getGuestPropertyValue", vec![Val::from(property)])?.single()
+        self.0
+            .call(
+                "IMachine",
+                "getGuestPropertyValue",
+                vec![Val::from(property)],
+            )?
+            .single()
     }
     pub fn get_guest_property_timestamp(&self, property: &str) -> Result<i64> {
-        self.0.call("IMachine", "getGuestPropertyTimestamp", vec![Val::from(property)])?.single()
+        self.0
+            .call(
+                "IMachine",
+                "getGuestPropertyTimestamp",
+                vec![Val::from(property)],
+            )?
+            .single()
     }
     pub fn set_guest_property(&self, property: &str, value: &str, flags: &str) -> Result<()> {
         self.0
@@ -4261,18 +4920,27 @@ impl Machine {
     }
     pub fn set_guest_property_value(&self, property: &str, value: &str) -> Result<()> {
         self.0
-            .call("IMachine", "setGuestPropertyValue", vec![Val::from(property), Val::from(value)])?
+            .call(
+                "IMachine",
+                "setGuestPropertyValue",
+                vec![Val::from(property), Val::from(value)],
+            )?
             .end()
     }
     pub fn delete_guest_property(&self, name: &str) -> Result<()> {
-        self.0.call("IMachine", "deleteGuestProperty", vec![Val::from(name)])?.end()
+        self.0
+            .call("IMachine", "deleteGuestProperty", vec![Val::from(name)])?
+            .end()
     }
     pub fn enumerate_guest_properties(
         &self,
         patterns: &str,
     ) -> Result<(Vec<String>, Vec<String>, Vec<i64>, Vec<String>)> {
-        let mut r =
-            self.0.call("IMachine", "enumerateGuestProperties", vec![Val::from(patterns)])?;
+        let mut r = self.0.call(
+            "IMachine",
+            "enumerateGuestProperties",
+            vec![Val::from(patterns)],
+        )?;
         Ok((r.take()?, r.take()?, r.take()?, r.take()?))
     }
     pub fn query_saved_guest_screen_info(
@@ -4302,8 +4970,11 @@ impl Machine {
         &self,
         screen_id: u32,
     ) -> Result<(Vec<BitmapFormat>, u32, u32)> {
-        let mut r =
-            self.0.call("IMachine", "querySavedScreenshotInfo", vec![Wire::into_val(screen_id)])?;
+        let mut r = self.0.call(
+            "IMachine",
+            "querySavedScreenshotInfo",
+            vec![Wire::into_val(screen_id)],
+        )?;
         Ok((r.take()?, r.take()?, r.take()?))
     }
     pub fn read_saved_screenshot_to_array(
@@ -4319,23 +4990,35 @@ impl Machine {
         Ok((r.take()?, r.take()?, r.take()?))
     }
     pub fn hot_plug_cpu(&self, cpu: u32) -> Result<()> {
-        self.0.call("IMachine", "hotPlugCPU", vec![Wire::into_val(cpu)])?.end()
+        self.0
+            .call("IMachine", "hotPlugCPU", vec![Wire::into_val(cpu)])?
+            .end()
     }
     pub fn hot_unplug_cpu(&self, cpu: u32) -> Result<()> {
-        self.0.call("IMachine", "hotUnplugCPU", vec![Wire::into_val(cpu)])?.end()
+        self.0
+            .call("IMachine", "hotUnplugCPU", vec![Wire::into_val(cpu)])?
+            .end()
     }
     pub fn get_cpu_status(&self, cpu: u32) -> Result<bool> {
-        self.0.call("IMachine", "getCPUStatus", vec![Wire::into_val(cpu)])?.single()
+        self.0
+            .call("IMachine", "getCPUStatus", vec![Wire::into_val(cpu)])?
+            .single()
     }
     pub fn query_log_filename(&self, idx: u32) -> Result<String> {
-        self.0.call("IMachine", "queryLogFilename", vec![Wire::into_val(idx)])?.single()
+        self.0
+            .call("IMachine", "queryLogFilename", vec![Wire::into_val(idx)])?
+            .single()
     }
     pub fn read_log(&self, idx: u32, offset: i64, size: i64) -> Result<Vec<u8>> {
         self.0
             .call(
                 "IMachine",
                 "readLog",
-                vec![Wire::into_val(idx), Wire::into_val(offset), Wire::into_val(size)],
+                vec![
+                    Wire::into_val(idx),
+                    Wire::into_val(offset),
+                    Wire::into_val(size),
+                ],
             )?
             .single()
     }
@@ -4349,21 +5032,43 @@ impl Machine {
             .call(
                 "IMachine",
                 "cloneTo",
-                vec![reference(target), Wire::into_val(mode), Wire::into_val(options.to_vec())],
+                vec![
+                    reference(target),
+                    Wire::into_val(mode),
+                    Wire::into_val(options.to_vec()),
+                ],
             )?
             .single()
     }
     pub fn move_to(&self, folder: &str, type_: &str) -> Result<Progress> {
-        self.0.call("IMachine", "moveTo", vec![Val::from(folder), Val::from(type_)])?.single()
+        self.0
+            .call(
+                "IMachine",
+                "moveTo",
+                vec![Val::from(folder), Val::from(type_)],
+            )?
+            .single()
     }
     pub fn save_state(&self) -> Result<Progress> {
         self.0.call("IMachine", "saveState", vec![])?.single()
     }
     pub fn adopt_saved_state(&self, saved_state_file: &str) -> Result<()> {
-        self.0.call("IMachine", "adoptSavedState", vec![Val::from(saved_state_file)])?.end()
+        self.0
+            .call(
+                "IMachine",
+                "adoptSavedState",
+                vec![Val::from(saved_state_file)],
+            )?
+            .end()
     }
     pub fn discard_saved_state(&self, f_remove_file: bool) -> Result<()> {
-        self.0.call("IMachine", "discardSavedState", vec![Wire::into_val(f_remove_file)])?.end()
+        self.0
+            .call(
+                "IMachine",
+                "discardSavedState",
+                vec![Wire::into_val(f_remove_file)],
+            )?
+            .end()
     }
     pub fn take_snapshot(
         &self,
@@ -4374,26 +5079,46 @@ impl Machine {
         let mut r = self.0.call(
             "IMachine",
             "takeSnapshot",
-            vec![Val::from(name), Val::from(description), Wire::into_val(pause)],
+            vec![
+                Val::from(name),
+                Val::from(description),
+                Wire::into_val(pause),
+            ],
         )?;
         Ok((r.take()?, r.take()?))
     }
     pub fn delete_snapshot(&self, id: &str) -> Result<Progress> {
-        self.0.call("IMachine", "deleteSnapshot", vec![Val::from(id)])?.single()
+        self.0
+            .call("IMachine", "deleteSnapshot", vec![Val::from(id)])?
+            .single()
     }
     pub fn delete_snapshot_and_all_children(&self, id: &str) -> Result<Progress> {
-        self.0.call("IMachine", "deleteSnapshotAndAllChildren", vec![Val::from(id)])?.single()
+        self.0
+            .call(
+                "IMachine",
+                "deleteSnapshotAndAllChildren",
+                vec![Val::from(id)],
+            )?
+            .single()
     }
     pub fn delete_snapshot_range(&self, start_id: &str, end_id: &str) -> Result<Progress> {
         self.0
-            .call("IMachine", "deleteSnapshotRange", vec![Val::from(start_id), Val::from(end_id)])?
+            .call(
+                "IMachine",
+                "deleteSnapshotRange",
+                vec![Val::from(start_id), Val::from(end_id)],
+            )?
             .single()
     }
     pub fn restore_snapshot(&self, snapshot: &Snapshot) -> Result<Progress> {
-        self.0.call("IMachine", "restoreSnapshot", vec![reference(snapshot)])?.single()
+        self.0
+            .call("IMachine", "restoreSnapshot", vec![reference(snapshot)])?
+            .single()
     }
     pub fn apply_defaults(&self, flags: &str) -> Result<()> {
-        self.0.call("IMachine", "applyDefaults", vec![Val::from(flags)])?.end()
+        self.0
+            .call("IMachine", "applyDefaults", vec![Val::from(flags)])?
+            .end()
     }
     pub fn change_encryption(
         &self,
@@ -4418,29 +5143,51 @@ impl Machine {
             .single()
     }
     pub fn check_encryption_password(&self, password: &str) -> Result<()> {
-        self.0.call("IMachine", "checkEncryptionPassword", vec![Val::from(password)])?.end()
+        self.0
+            .call(
+                "IMachine",
+                "checkEncryptionPassword",
+                vec![Val::from(password)],
+            )?
+            .end()
     }
     pub fn add_encryption_password(&self, id: &str, password: &str) -> Result<()> {
         self.0
-            .call("IMachine", "addEncryptionPassword", vec![Val::from(id), Val::from(password)])?
+            .call(
+                "IMachine",
+                "addEncryptionPassword",
+                vec![Val::from(id), Val::from(password)],
+            )?
             .end()
     }
     pub fn add_encryption_passwords(&self, ids: &[&str], passwords: &[&str]) -> Result<()> {
         self.0
-            .call("IMachine", "addEncryptionPasswords", vec![Val::from(ids), Val::from(passwords)])?
+            .call(
+                "IMachine",
+                "addEncryptionPasswords",
+                vec![Val::from(ids), Val::from(passwords)],
+            )?
             .end()
     }
     pub fn remove_encryption_password(&self, id: &str) -> Result<()> {
-        self.0.call("IMachine", "removeEncryptionPassword", vec![Val::from(id)])?.end()
+        self.0
+            .call("IMachine", "removeEncryptionPassword", vec![Val::from(id)])?
+            .end()
     }
     pub fn clear_all_encryption_passwords(&self) -> Result<()> {
-        self.0.call("IMachine", "clearAllEncryptionPasswords", vec![])?.end()
+        self.0
+            .call("IMachine", "clearAllEncryptionPasswords", vec![])?
+            .end()
     }
     pub fn get_extra_data_keys(&self) -> Result<Vec<String>> {
-        self.0.call("IMachine", "getExtraDataKeys", vec![])?.single()
+        self.0
+            .call("IMachine", "getExtraDataKeys", vec![])?
+            .single()
     }
     pub fn get_effective_paravirt_provider(&self) -> Result<ParavirtProvider> {
-        self.0.call("IMachine", "getEffectiveParavirtProvider", vec![])?.single()
+        self.0
+            .call("IMachine", "getEffectiveParavirtProvider", vec![])?
+            .single()
     }
     pub fn get_encryption_settings(&self) -> Result<(String, String)> {
         let mut r = self.0.call("IMachine", "getEncryptionSettings", vec![])?;
@@ -4497,67 +5244,81 @@ impl BIOSSettings {
         self.0.get("IBIOSSettings", "logoFadeIn")
     }
     pub fn set_logo_fade_in(&self, value: bool) -> Result<()> {
-        self.0.set("IBIOSSettings", "logoFadeIn", Wire::into_val(value))
+        self.0
+            .set("IBIOSSettings", "logoFadeIn", Wire::into_val(value))
     }
     pub fn logo_fade_out(&self) -> Result<bool> {
         self.0.get("IBIOSSettings", "logoFadeOut")
     }
     pub fn set_logo_fade_out(&self, value: bool) -> Result<()> {
-        self.0.set("IBIOSSettings", "logoFadeOut", Wire::into_val(value))
+        self.0
+            .set("IBIOSSettings", "logoFadeOut", Wire::into_val(value))
     }
     pub fn logo_display_time(&self) -> Result<u32> {
         self.0.get("IBIOSSettings", "logoDisplayTime")
     }
     pub fn set_logo_display_time(&self, value: u32) -> Result<()> {
-        self.0.set("IBIOSSettings", "logoDisplayTime", Wire::into_val(value))
+        self.0
+            .set("IBIOSSettings", "logoDisplayTime", Wire::into_val(value))
     }
     pub fn logo_image_path(&self) -> Result<String> {
         self.0.get("IBIOSSettings", "logoImagePath")
     }
     pub fn set_logo_image_path(&self, value: &str) -> Result<()> {
-        self.0.set("IBIOSSettings", "logoImagePath", Val::from(value))
+        self.0
+            .set("IBIOSSettings", "logoImagePath", Val::from(value))
     }
     pub fn boot_menu_mode(&self) -> Result<BIOSBootMenuMode> {
         self.0.get("IBIOSSettings", "bootMenuMode")
     }
     pub fn set_boot_menu_mode(&self, value: BIOSBootMenuMode) -> Result<()> {
-        self.0.set("IBIOSSettings", "bootMenuMode", Wire::into_val(value))
+        self.0
+            .set("IBIOSSettings", "bootMenuMode", Wire::into_val(value))
     }
     pub fn acpi_enabled(&self) -> Result<bool> {
         self.0.get("IBIOSSettings", "ACPIEnabled")
     }
     pub fn set_acpi_enabled(&self, value: bool) -> Result<()> {
-        self.0.set("IBIOSSettings", "ACPIEnabled", Wire::into_val(value))
+        self.0
+            .set("IBIOSSettings", "ACPIEnabled", Wire::into_val(value))
     }
     pub fn ioapic_enabled(&self) -> Result<bool> {
         self.0.get("IBIOSSettings", "IOAPICEnabled")
     }
     pub fn set_ioapic_enabled(&self, value: bool) -> Result<()> {
-        self.0.set("IBIOSSettings", "IOAPICEnabled", Wire::into_val(value))
+        self.0
+            .set("IBIOSSettings", "IOAPICEnabled", Wire::into_val(value))
     }
     pub fn apic_mode(&self) -> Result<APICMode> {
         self.0.get("IBIOSSettings", "APICMode")
     }
     pub fn set_apic_mode(&self, value: APICMode) -> Result<()> {
-        self.0.set("IBIOSSettings", "APICMode", Wire::into_val(value))
+        self.0
+            .set("IBIOSSettings", "APICMode", Wire::into_val(value))
     }
     pub fn time_offset(&self) -> Result<i64> {
         self.0.get("IBIOSSettings", "timeOffset")
     }
     pub fn set_time_offset(&self, value: i64) -> Result<()> {
-        self.0.set("IBIOSSettings", "timeOffset", Wire::into_val(value))
+        self.0
+            .set("IBIOSSettings", "timeOffset", Wire::into_val(value))
     }
     pub fn pxe_debug_enabled(&self) -> Result<bool> {
         self.0.get("IBIOSSettings", "PXEDebugEnabled")
     }
     pub fn set_pxe_debug_enabled(&self, value: bool) -> Result<()> {
-        self.0.set("IBIOSSettings", "PXEDebugEnabled", Wire::into_val(value))
+        self.0
+            .set("IBIOSSettings", "PXEDebugEnabled", Wire::into_val(value))
     }
     pub fn smbios_uuid_little_endian(&self) -> Result<bool> {
         self.0.get("IBIOSSettings", "SMBIOSUuidLittleEndian")
     }
     pub fn set_smbios_uuid_little_endian(&self, value: bool) -> Result<()> {
-        self.0.set("IBIOSSettings", "SMBIOSUuidLittleEndian", Wire::into_val(value))
+        self.0.set(
+            "IBIOSSettings",
+            "SMBIOSUuidLittleEndian",
+            Wire::into_val(value),
+        )
     }
 }
 
@@ -4570,31 +5331,45 @@ impl GraphicsAdapter {
         self.0.get("IGraphicsAdapter", "graphicsControllerType")
     }
     pub fn set_graphics_controller_type(&self, value: GraphicsControllerType) -> Result<()> {
-        self.0.set("IGraphicsAdapter", "graphicsControllerType", Wire::into_val(value))
+        self.0.set(
+            "IGraphicsAdapter",
+            "graphicsControllerType",
+            Wire::into_val(value),
+        )
     }
     pub fn vram_size(&self) -> Result<u32> {
         self.0.get("IGraphicsAdapter", "VRAMSize")
     }
     pub fn set_vram_size(&self, value: u32) -> Result<()> {
-        self.0.set("IGraphicsAdapter", "VRAMSize", Wire::into_val(value))
+        self.0
+            .set("IGraphicsAdapter", "VRAMSize", Wire::into_val(value))
     }
     pub fn accelerate3d_enabled(&self) -> Result<bool> {
         self.0.get("IGraphicsAdapter", "accelerate3DEnabled")
     }
     pub fn set_accelerate3d_enabled(&self, value: bool) -> Result<()> {
-        self.0.set("IGraphicsAdapter", "accelerate3DEnabled", Wire::into_val(value))
+        self.0.set(
+            "IGraphicsAdapter",
+            "accelerate3DEnabled",
+            Wire::into_val(value),
+        )
     }
     pub fn accelerate2d_video_enabled(&self) -> Result<bool> {
         self.0.get("IGraphicsAdapter", "accelerate2DVideoEnabled")
     }
     pub fn set_accelerate2d_video_enabled(&self, value: bool) -> Result<()> {
-        self.0.set("IGraphicsAdapter", "accelerate2DVideoEnabled", Wire::into_val(value))
+        self.0.set(
+            "IGraphicsAdapter",
+            "accelerate2DVideoEnabled",
+            Wire::into_val(value),
+        )
     }
     pub fn monitor_count(&self) -> Result<u32> {
         self.0.get("IGraphicsAdapter", "monitorCount")
     }
     pub fn set_monitor_count(&self, value: u32) -> Result<()> {
-        self.0.set("IGraphicsAdapter", "monitorCount", Wire::into_val(value))
+        self.0
+            .set("IGraphicsAdapter", "monitorCount", Wire::into_val(value))
     }
 }
 
@@ -4619,19 +5394,25 @@ impl VRDEServer {
         self.0.get("IVRDEServer", "authTimeout")
     }
     pub fn set_auth_timeout(&self, value: u32) -> Result<()> {
-        self.0.set("IVRDEServer", "authTimeout", Wire::into_val(value))
+        self.0
+            .set("IVRDEServer", "authTimeout", Wire::into_val(value))
     }
     pub fn allow_multi_connection(&self) -> Result<bool> {
         self.0.get("IVRDEServer", "allowMultiConnection")
     }
     pub fn set_allow_multi_connection(&self, value: bool) -> Result<()> {
-        self.0.set("IVRDEServer", "allowMultiConnection", Wire::into_val(value))
+        self.0
+            .set("IVRDEServer", "allowMultiConnection", Wire::into_val(value))
     }
     pub fn reuse_single_connection(&self) -> Result<bool> {
         self.0.get("IVRDEServer", "reuseSingleConnection")
     }
     pub fn set_reuse_single_connection(&self, value: bool) -> Result<()> {
-        self.0.set("IVRDEServer", "reuseSingleConnection", Wire::into_val(value))
+        self.0.set(
+            "IVRDEServer",
+            "reuseSingleConnection",
+            Wire::into_val(value),
+        )
     }
     pub fn vrde_ext_pack(&self) -> Result<String> {
         self.0.get("IVRDEServer", "VRDEExtPack")
@@ -4649,10 +5430,18 @@ impl VRDEServer {
         self.0.get("IVRDEServer", "VRDEProperties")
     }
     pub fn set_vrde_property(&self, key: &str, value: &str) -> Result<()> {
-        self.0.call("IVRDEServer", "setVRDEProperty", vec![Val::from(key), Val::from(value)])?.end()
+        self.0
+            .call(
+                "IVRDEServer",
+                "setVRDEProperty",
+                vec![Val::from(key), Val::from(value)],
+            )?
+            .end()
     }
     pub fn get_vrde_property(&self, key: &str) -> Result<String> {
-        self.0.call("IVRDEServer", "getVRDEProperty", vec![Val::from(key)])?.single()
+        self.0
+            .call("IVRDEServer", "getVRDEProperty", vec![Val::from(key)])?
+            .single()
     }
 }
 
@@ -4674,18 +5463,36 @@ impl BandwidthControl {
             .call(
                 "IBandwidthControl",
                 "createBandwidthGroup",
-                vec![Val::from(name), Wire::into_val(type_), Wire::into_val(max_bytes_per_sec)],
+                vec![
+                    Val::from(name),
+                    Wire::into_val(type_),
+                    Wire::into_val(max_bytes_per_sec),
+                ],
             )?
             .end()
     }
     pub fn delete_bandwidth_group(&self, name: &str) -> Result<()> {
-        self.0.call("IBandwidthControl", "deleteBandwidthGroup", vec![Val::from(name)])?.end()
+        self.0
+            .call(
+                "IBandwidthControl",
+                "deleteBandwidthGroup",
+                vec![Val::from(name)],
+            )?
+            .end()
     }
     pub fn get_bandwidth_group(&self, name: &str) -> Result<BandwidthGroup> {
-        self.0.call("IBandwidthControl", "getBandwidthGroup", vec![Val::from(name)])?.single()
+        self.0
+            .call(
+                "IBandwidthControl",
+                "getBandwidthGroup",
+                vec![Val::from(name)],
+            )?
+            .single()
     }
     pub fn get_all_bandwidth_groups(&self) -> Result<Vec<BandwidthGroup>> {
-        self.0.call("IBandwidthControl", "getAllBandwidthGroups", vec![])?.single()
+        self.0
+            .call("IBandwidthControl", "getAllBandwidthGroups", vec![])?
+            .single()
     }
 }
 
@@ -4707,7 +5514,8 @@ impl BandwidthGroup {
         self.0.get("IBandwidthGroup", "maxBytesPerSec")
     }
     pub fn set_max_bytes_per_sec(&self, value: i64) -> Result<()> {
-        self.0.set("IBandwidthGroup", "maxBytesPerSec", Wire::into_val(value))
+        self.0
+            .set("IBandwidthGroup", "maxBytesPerSec", Wire::into_val(value))
     }
 }
 
@@ -4720,13 +5528,15 @@ impl TrustedPlatformModule {
         self.0.get("ITrustedPlatformModule", "type")
     }
     pub fn set_type_(&self, value: TpmType) -> Result<()> {
-        self.0.set("ITrustedPlatformModule", "type", Wire::into_val(value))
+        self.0
+            .set("ITrustedPlatformModule", "type", Wire::into_val(value))
     }
     pub fn location(&self) -> Result<String> {
         self.0.get("ITrustedPlatformModule", "location")
     }
     pub fn set_location(&self, value: &str) -> Result<()> {
-        self.0.set("ITrustedPlatformModule", "location", Val::from(value))
+        self.0
+            .set("ITrustedPlatformModule", "location", Val::from(value))
     }
 }
 
@@ -4748,7 +5558,13 @@ impl NvramStore {
         self.0.get("INvramStore", "keyStore")
     }
     pub fn init_uefi_variable_store(&self, size: u32) -> Result<()> {
-        self.0.call("INvramStore", "initUefiVariableStore", vec![Wire::into_val(size)])?.end()
+        self.0
+            .call(
+                "INvramStore",
+                "initUefiVariableStore",
+                vec![Wire::into_val(size)],
+            )?
+            .end()
     }
 }
 
@@ -4761,25 +5577,32 @@ impl GuestDebugControl {
         self.0.get("IGuestDebugControl", "debugProvider")
     }
     pub fn set_debug_provider(&self, value: GuestDebugProvider) -> Result<()> {
-        self.0.set("IGuestDebugControl", "debugProvider", Wire::into_val(value))
+        self.0
+            .set("IGuestDebugControl", "debugProvider", Wire::into_val(value))
     }
     pub fn debug_io_provider(&self) -> Result<GuestDebugIoProvider> {
         self.0.get("IGuestDebugControl", "debugIoProvider")
     }
     pub fn set_debug_io_provider(&self, value: GuestDebugIoProvider) -> Result<()> {
-        self.0.set("IGuestDebugControl", "debugIoProvider", Wire::into_val(value))
+        self.0.set(
+            "IGuestDebugControl",
+            "debugIoProvider",
+            Wire::into_val(value),
+        )
     }
     pub fn debug_address(&self) -> Result<String> {
         self.0.get("IGuestDebugControl", "debugAddress")
     }
     pub fn set_debug_address(&self, value: &str) -> Result<()> {
-        self.0.set("IGuestDebugControl", "debugAddress", Val::from(value))
+        self.0
+            .set("IGuestDebugControl", "debugAddress", Val::from(value))
     }
     pub fn debug_port(&self) -> Result<u32> {
         self.0.get("IGuestDebugControl", "debugPort")
     }
     pub fn set_debug_port(&self, value: u32) -> Result<()> {
-        self.0.set("IGuestDebugControl", "debugPort", Wire::into_val(value))
+        self.0
+            .set("IGuestDebugControl", "debugPort", Wire::into_val(value))
     }
 }
 
@@ -4792,14 +5615,19 @@ impl RecordingSettings {
         self.0.get("IRecordingSettings", "enabled")
     }
     pub fn set_enabled(&self, value: bool) -> Result<()> {
-        self.0.set("IRecordingSettings", "enabled", Wire::into_val(value))
+        self.0
+            .set("IRecordingSettings", "enabled", Wire::into_val(value))
     }
     pub fn screens(&self) -> Result<Vec<AnyObject>> {
         self.0.get("IRecordingSettings", "screens")
     }
     pub fn get_screen_settings(&self, screen_id: u32) -> Result<AnyObject> {
         self.0
-            .call("IRecordingSettings", "getScreenSettings", vec![Wire::into_val(screen_id)])?
+            .call(
+                "IRecordingSettings",
+                "getScreenSettings",
+                vec![Wire::into_val(screen_id)],
+            )?
             .single()
     }
 }
@@ -4909,7 +5737,9 @@ impl Medium {
         self.0.call("IMedium", "refreshState", vec![])?.single()
     }
     pub fn get_snapshot_ids(&self, machine_id: &str) -> Result<Vec<String>> {
-        self.0.call("IMedium", "getSnapshotIds", vec![Val::from(machine_id)])?.single()
+        self.0
+            .call("IMedium", "getSnapshotIds", vec![Val::from(machine_id)])?
+            .single()
     }
     pub fn lock_read(&self) -> Result<AnyObject> {
         self.0.call("IMedium", "lockRead", vec![])?.single()
@@ -4921,17 +5751,33 @@ impl Medium {
         self.0.call("IMedium", "close", vec![])?.end()
     }
     pub fn get_property(&self, name: &str) -> Result<String> {
-        self.0.call("IMedium", "getProperty", vec![Val::from(name)])?.single()
+        self.0
+            .call("IMedium", "getProperty", vec![Val::from(name)])?
+            .single()
     }
     pub fn set_property(&self, name: &str, value: &str) -> Result<()> {
-        self.0.call("IMedium", "setProperty", vec![Val::from(name), Val::from(value)])?.end()
+        self.0
+            .call(
+                "IMedium",
+                "setProperty",
+                vec![Val::from(name), Val::from(value)],
+            )?
+            .end()
     }
     pub fn get_properties(&self, names: &str) -> Result<(Vec<String>, Vec<String>)> {
-        let mut r = self.0.call("IMedium", "getProperties", vec![Val::from(names)])?;
+        let mut r = self
+            .0
+            .call("IMedium", "getProperties", vec![Val::from(names)])?;
         Ok((r.take()?, r.take()?))
     }
     pub fn set_properties(&self, names: &[&str], values: &[&str]) -> Result<()> {
-        self.0.call("IMedium", "setProperties", vec![Val::from(names), Val::from(values)])?.end()
+        self.0
+            .call(
+                "IMedium",
+                "setProperties",
+                vec![Val::from(names), Val::from(values)],
+            )?
+            .end()
     }
     pub fn create_base_storage(
         &self,
@@ -4942,7 +5788,10 @@ impl Medium {
             .call(
                 "IMedium",
                 "createBaseStorage",
-                vec![Wire::into_val(logical_size), Wire::into_val(variant.to_vec())],
+                vec![
+                    Wire::into_val(logical_size),
+                    Wire::into_val(variant.to_vec()),
+                ],
             )?
             .single()
     }
@@ -4963,7 +5812,9 @@ impl Medium {
             .single()
     }
     pub fn merge_to(&self, target: &Medium) -> Result<Progress> {
-        self.0.call("IMedium", "mergeTo", vec![reference(target)])?.single()
+        self.0
+            .call("IMedium", "mergeTo", vec![reference(target)])?
+            .single()
     }
     pub fn clone_to(
         &self,
@@ -4975,7 +5826,11 @@ impl Medium {
             .call(
                 "IMedium",
                 "cloneTo",
-                vec![reference(target), Wire::into_val(variant.to_vec()), optional(parent)],
+                vec![
+                    reference(target),
+                    Wire::into_val(variant.to_vec()),
+                    optional(parent),
+                ],
             )?
             .single()
     }
@@ -4989,13 +5844,17 @@ impl Medium {
             .single()
     }
     pub fn move_to(&self, location: &str) -> Result<Progress> {
-        self.0.call("IMedium", "moveTo", vec![Val::from(location)])?.single()
+        self.0
+            .call("IMedium", "moveTo", vec![Val::from(location)])?
+            .single()
     }
     pub fn compact(&self) -> Result<Progress> {
         self.0.call("IMedium", "compact", vec![])?.single()
     }
     pub fn resize(&self, logical_size: i64) -> Result<Progress> {
-        self.0.call("IMedium", "resize", vec![Wire::into_val(logical_size)])?.single()
+        self.0
+            .call("IMedium", "resize", vec![Wire::into_val(logical_size)])?
+            .single()
     }
     pub fn reset(&self) -> Result<Progress> {
         self.0.call("IMedium", "reset", vec![])?.single()
@@ -5021,11 +5880,21 @@ impl Medium {
             .single()
     }
     pub fn check_encryption_password(&self, password: &str) -> Result<()> {
-        self.0.call("IMedium", "checkEncryptionPassword", vec![Val::from(password)])?.end()
+        self.0
+            .call(
+                "IMedium",
+                "checkEncryptionPassword",
+                vec![Val::from(password)],
+            )?
+            .end()
     }
     pub fn open_for_io(&self, writable: bool, password: &str) -> Result<AnyObject> {
         self.0
-            .call("IMedium", "openForIO", vec![Wire::into_val(writable), Val::from(password)])?
+            .call(
+                "IMedium",
+                "openForIO",
+                vec![Wire::into_val(writable), Val::from(password)],
+            )?
             .single()
     }
     pub fn resize_and_clone_to(
@@ -5069,12 +5938,20 @@ impl MediumFormat {
         self.0.get("IMediumFormat", "capabilities")
     }
     pub fn describe_file_extensions(&self) -> Result<(Vec<String>, Vec<DeviceType>)> {
-        let mut r = self.0.call("IMediumFormat", "describeFileExtensions", vec![])?;
+        let mut r = self
+            .0
+            .call("IMediumFormat", "describeFileExtensions", vec![])?;
         Ok((r.take()?, r.take()?))
     }
     pub fn describe_properties(
         &self,
-    ) -> Result<(Vec<String>, Vec<String>, Vec<DataType>, Vec<u32>, Vec<String>)> {
+    ) -> Result<(
+        Vec<String>,
+        Vec<String>,
+        Vec<DataType>,
+        Vec<u32>,
+        Vec<String>,
+    )> {
         let mut r = self.0.call("IMediumFormat", "describeProperties", vec![])?;
         Ok((r.take()?, r.take()?, r.take()?, r.take()?, r.take()?))
     }
@@ -5170,7 +6047,13 @@ impl Progress {
         self.0.get("IProgress", "eventSource")
     }
     pub fn wait_for_completion(&self, timeout: i32) -> Result<()> {
-        self.0.call("IProgress", "waitForCompletion", vec![Wire::into_val(timeout)])?.end()
+        self.0
+            .call(
+                "IProgress",
+                "waitForCompletion",
+                vec![Wire::into_val(timeout)],
+            )?
+            .end()
     }
     pub fn wait_for_operation_completion(&self, operation: u32, timeout: i32) -> Result<()> {
         self.0
@@ -5208,15 +6091,29 @@ client_interface!(WebsessionManager, "IWebsessionManager");
 impl WebsessionManager {
     pub fn logon(&self, username: &str, password: &str) -> Result<VirtualBox> {
         self.0
-            .call("IWebsessionManager", "logon", vec![Val::from(username), Val::from(password)])?
+            .call(
+                "IWebsessionManager",
+                "logon",
+                vec![Val::from(username), Val::from(password)],
+            )?
             .single()
     }
     pub fn logoff(&self, ref_i_virtual_box: &VirtualBox) -> Result<()> {
-        self.0.call("IWebsessionManager", "logoff", vec![reference(ref_i_virtual_box)])?.end()
+        self.0
+            .call(
+                "IWebsessionManager",
+                "logoff",
+                vec![reference(ref_i_virtual_box)],
+            )?
+            .end()
     }
     pub fn get_session_object(&self, ref_i_virtual_box: &VirtualBox) -> Result<Session> {
         self.0
-            .call("IWebsessionManager", "getSessionObject", vec![reference(ref_i_virtual_box)])?
+            .call(
+                "IWebsessionManager",
+                "getSessionObject",
+                vec![reference(ref_i_virtual_box)],
+            )?
             .single()
     }
 }
@@ -5391,22 +6288,42 @@ impl VirtualBox {
             .single()
     }
     pub fn register_machine(&self, machine: &Machine) -> Result<()> {
-        self.0.call("IVirtualBox", "registerMachine", vec![reference(machine)])?.end()
+        self.0
+            .call("IVirtualBox", "registerMachine", vec![reference(machine)])?
+            .end()
     }
     pub fn find_machine(&self, name_or_id: &str) -> Result<Machine> {
-        self.0.call("IVirtualBox", "findMachine", vec![Val::from(name_or_id)])?.single()
+        self.0
+            .call("IVirtualBox", "findMachine", vec![Val::from(name_or_id)])?
+            .single()
     }
     pub fn get_machines_by_groups(&self, groups: &[&str]) -> Result<Vec<Machine>> {
-        self.0.call("IVirtualBox", "getMachinesByGroups", vec![Val::from(groups)])?.single()
+        self.0
+            .call(
+                "IVirtualBox",
+                "getMachinesByGroups",
+                vec![Val::from(groups)],
+            )?
+            .single()
     }
     pub fn get_machine_states(&self, machines: &[Machine]) -> Result<Vec<MachineState>> {
-        self.0.call("IVirtualBox", "getMachineStates", vec![references(machines)])?.single()
+        self.0
+            .call(
+                "IVirtualBox",
+                "getMachineStates",
+                vec![references(machines)],
+            )?
+            .single()
     }
     pub fn create_appliance(&self) -> Result<AnyObject> {
-        self.0.call("IVirtualBox", "createAppliance", vec![])?.single()
+        self.0
+            .call("IVirtualBox", "createAppliance", vec![])?
+            .single()
     }
     pub fn create_unattended_installer(&self) -> Result<AnyObject> {
-        self.0.call("IVirtualBox", "createUnattendedInstaller", vec![])?.single()
+        self.0
+            .call("IVirtualBox", "createUnattendedInstaller", vec![])?
+            .single()
     }
     pub fn create_medium(
         &self,
@@ -5449,7 +6366,9 @@ impl VirtualBox {
             .single()
     }
     pub fn get_guest_os_type(&self, id: &str) -> Result<GuestOSType> {
-        self.0.call("IVirtualBox", "getGuestOSType", vec![Val::from(id)])?.single()
+        self.0
+            .call("IVirtualBox", "getGuestOSType", vec![Val::from(id)])?
+            .single()
     }
     pub fn create_shared_folder(
         &self,
@@ -5474,59 +6393,137 @@ impl VirtualBox {
             .end()
     }
     pub fn remove_shared_folder(&self, name: &str) -> Result<()> {
-        self.0.call("IVirtualBox", "removeSharedFolder", vec![Val::from(name)])?.end()
+        self.0
+            .call("IVirtualBox", "removeSharedFolder", vec![Val::from(name)])?
+            .end()
     }
     pub fn get_extra_data(&self, key: &str) -> Result<String> {
-        self.0.call("IVirtualBox", "getExtraData", vec![Val::from(key)])?.single()
+        self.0
+            .call("IVirtualBox", "getExtraData", vec![Val::from(key)])?
+            .single()
     }
     pub fn set_extra_data(&self, key: &str, value: &str) -> Result<()> {
-        self.0.call("IVirtualBox", "setExtraData", vec![Val::from(key), Val::from(value)])?.end()
+        self.0
+            .call(
+                "IVirtualBox",
+                "setExtraData",
+                vec![Val::from(key), Val::from(value)],
+            )?
+            .end()
     }
     pub fn set_settings_secret(&self, password: &str) -> Result<()> {
-        self.0.call("IVirtualBox", "setSettingsSecret", vec![Val::from(password)])?.end()
+        self.0
+            .call(
+                "IVirtualBox",
+                "setSettingsSecret",
+                vec![Val::from(password)],
+            )?
+            .end()
     }
     pub fn create_dhcp_server(&self, name: &str) -> Result<AnyObject> {
-        self.0.call("IVirtualBox", "createDHCPServer", vec![Val::from(name)])?.single()
+        self.0
+            .call("IVirtualBox", "createDHCPServer", vec![Val::from(name)])?
+            .single()
     }
     pub fn find_dhcp_server_by_network_name(&self, name: &str) -> Result<AnyObject> {
-        self.0.call("IVirtualBox", "findDHCPServerByNetworkName", vec![Val::from(name)])?.single()
+        self.0
+            .call(
+                "IVirtualBox",
+                "findDHCPServerByNetworkName",
+                vec![Val::from(name)],
+            )?
+            .single()
     }
     pub fn remove_dhcp_server(&self, server: &AnyObject) -> Result<()> {
-        self.0.call("IVirtualBox", "removeDHCPServer", vec![reference(server)])?.end()
+        self.0
+            .call("IVirtualBox", "removeDHCPServer", vec![reference(server)])?
+            .end()
     }
     pub fn create_nat_network(&self, network_name: &str) -> Result<AnyObject> {
-        self.0.call("IVirtualBox", "createNATNetwork", vec![Val::from(network_name)])?.single()
+        self.0
+            .call(
+                "IVirtualBox",
+                "createNATNetwork",
+                vec![Val::from(network_name)],
+            )?
+            .single()
     }
     pub fn find_nat_network_by_name(&self, network_name: &str) -> Result<AnyObject> {
-        self.0.call("IVirtualBox", "findNATNetworkByName", vec![Val::from(network_name)])?.single()
+        self.0
+            .call(
+                "IVirtualBox",
+                "findNATNetworkByName",
+                vec![Val::from(network_name)],
+            )?
+            .single()
     }
     pub fn remove_nat_network(&self, network: &AnyObject) -> Result<()> {
-        self.0.call("IVirtualBox", "removeNATNetwork", vec![reference(network)])?.end()
+        self.0
+            .call("IVirtualBox", "removeNATNetwork", vec![reference(network)])?
+            .end()
     }
     pub fn create_host_only_network(&self, network_name: &str) -> Result<AnyObject> {
-        self.0.call("IVirtualBox", "createHostOnlyNetwork", vec![Val::from(network_name)])?.single()
+        self.0
+            .call(
+                "IVirtualBox",
+                "createHostOnlyNetwork",
+                vec![Val::from(network_name)],
+            )?
+            .single()
     }
     pub fn find_host_only_network_by_name(&self, network_name: &str) -> Result<AnyObject> {
         self.0
-            .call("IVirtualBox", "findHostOnlyNetworkByName", vec![Val::from(network_name)])?
+            .call(
+                "IVirtualBox",
+                "findHostOnlyNetworkByName",
+                vec![Val::from(network_name)],
+            )?
             .single()
     }
     pub fn find_host_only_network_by_id(&self, id: &str) -> Result<AnyObject> {
-        self.0.call("IVirtualBox", "findHostOnlyNetworkById", vec![Val::from(id)])?.single()
+        self.0
+            .call(
+                "IVirtualBox",
+                "findHostOnlyNetworkById",
+                vec![Val::from(id)],
+            )?
+            .single()
     }
     pub fn remove_host_only_network(&self, network: &AnyObject) -> Result<()> {
-        self.0.call("IVirtualBox", "removeHostOnlyNetwork", vec![reference(network)])?.end()
+        self.0
+            .call(
+                "IVirtualBox",
+                "removeHostOnlyNetwork",
+                vec![reference(network)],
+            )?
+            .end()
     }
     pub fn create_cloud_network(&self, network_name: &str) -> Result<AnyObject> {
-        self.0.call("IVirtualBox", "createCloudNetwork", vec![Val::from(network_name)])?.single()
+        self.0
+            .call(
+                "IVirtualBox",
+                "createCloudNetwork",
+                vec![Val::from(network_name)],
+            )?
+            .single()
     }
     pub fn find_cloud_network_by_name(&self, network_name: &str) -> Result<AnyObject> {
         self.0
-            .call("IVirtualBox", "findCloudNetworkByName", vec![Val::from(network_name)])?
+            .call(
+                "IVirtualBox",
+                "findCloudNetworkByName",
+                vec![Val::from(network_name)],
+            )?
             .single()
     }
     pub fn remove_cloud_network(&self, network: &AnyObject) -> Result<()> {
-        self.0.call("IVirtualBox", "removeCloudNetwork", vec![reference(network)])?.end()
+        self.0
+            .call(
+                "IVirtualBox",
+                "removeCloudNetwork",
+                vec![reference(network)],
+            )?
+            .end()
     }
     pub fn check_firmware_present(
         &self,
@@ -5541,10 +6538,14 @@ impl VirtualBox {
         Ok((r.take()?, r.take()?, r.take()?))
     }
     pub fn find_progress_by_id(&self, id: &str) -> Result<Progress> {
-        self.0.call("IVirtualBox", "findProgressById", vec![Val::from(id)])?.single()
+        self.0
+            .call("IVirtualBox", "findProgressById", vec![Val::from(id)])?
+            .single()
     }
     pub fn get_extra_data_keys(&self) -> Result<Vec<String>> {
-        self.0.call("IVirtualBox", "getExtraDataKeys", vec![])?.single()
+        self.0
+            .call("IVirtualBox", "getExtraDataKeys", vec![])?
+            .single()
     }
 }
 
@@ -5593,19 +6594,28 @@ impl SystemProperties {
         self.0.get("ISystemProperties", "exclusiveHwVirt")
     }
     pub fn set_exclusive_hw_virt(&self, value: bool) -> Result<()> {
-        self.0.set("ISystemProperties", "exclusiveHwVirt", Wire::into_val(value))
+        self.0.set(
+            "ISystemProperties",
+            "exclusiveHwVirt",
+            Wire::into_val(value),
+        )
     }
     pub fn default_machine_folder(&self) -> Result<String> {
         self.0.get("ISystemProperties", "defaultMachineFolder")
     }
     pub fn set_default_machine_folder(&self, value: &str) -> Result<()> {
-        self.0.set("ISystemProperties", "defaultMachineFolder", Val::from(value))
+        self.0.set(
+            "ISystemProperties",
+            "defaultMachineFolder",
+            Val::from(value),
+        )
     }
     pub fn logging_level(&self) -> Result<String> {
         self.0.get("ISystemProperties", "loggingLevel")
     }
     pub fn set_logging_level(&self, value: &str) -> Result<()> {
-        self.0.set("ISystemProperties", "loggingLevel", Val::from(value))
+        self.0
+            .set("ISystemProperties", "loggingLevel", Val::from(value))
     }
     pub fn medium_formats(&self) -> Result<Vec<MediumFormat>> {
         self.0.get("ISystemProperties", "mediumFormats")
@@ -5614,61 +6624,96 @@ impl SystemProperties {
         self.0.get("ISystemProperties", "defaultHardDiskFormat")
     }
     pub fn set_default_hard_disk_format(&self, value: &str) -> Result<()> {
-        self.0.set("ISystemProperties", "defaultHardDiskFormat", Val::from(value))
+        self.0.set(
+            "ISystemProperties",
+            "defaultHardDiskFormat",
+            Val::from(value),
+        )
     }
     pub fn free_disk_space_warning(&self) -> Result<i64> {
         self.0.get("ISystemProperties", "freeDiskSpaceWarning")
     }
     pub fn set_free_disk_space_warning(&self, value: i64) -> Result<()> {
-        self.0.set("ISystemProperties", "freeDiskSpaceWarning", Wire::into_val(value))
+        self.0.set(
+            "ISystemProperties",
+            "freeDiskSpaceWarning",
+            Wire::into_val(value),
+        )
     }
     pub fn free_disk_space_percent_warning(&self) -> Result<u32> {
-        self.0.get("ISystemProperties", "freeDiskSpacePercentWarning")
+        self.0
+            .get("ISystemProperties", "freeDiskSpacePercentWarning")
     }
     pub fn set_free_disk_space_percent_warning(&self, value: u32) -> Result<()> {
-        self.0.set("ISystemProperties", "freeDiskSpacePercentWarning", Wire::into_val(value))
+        self.0.set(
+            "ISystemProperties",
+            "freeDiskSpacePercentWarning",
+            Wire::into_val(value),
+        )
     }
     pub fn free_disk_space_error(&self) -> Result<i64> {
         self.0.get("ISystemProperties", "freeDiskSpaceError")
     }
     pub fn set_free_disk_space_error(&self, value: i64) -> Result<()> {
-        self.0.set("ISystemProperties", "freeDiskSpaceError", Wire::into_val(value))
+        self.0.set(
+            "ISystemProperties",
+            "freeDiskSpaceError",
+            Wire::into_val(value),
+        )
     }
     pub fn free_disk_space_percent_error(&self) -> Result<u32> {
         self.0.get("ISystemProperties", "freeDiskSpacePercentError")
     }
     pub fn set_free_disk_space_percent_error(&self, value: u32) -> Result<()> {
-        self.0.set("ISystemProperties", "freeDiskSpacePercentError", Wire::into_val(value))
+        self.0.set(
+            "ISystemProperties",
+            "freeDiskSpacePercentError",
+            Wire::into_val(value),
+        )
     }
     pub fn vrde_auth_library(&self) -> Result<String> {
         self.0.get("ISystemProperties", "VRDEAuthLibrary")
     }
     pub fn set_vrde_auth_library(&self, value: &str) -> Result<()> {
-        self.0.set("ISystemProperties", "VRDEAuthLibrary", Val::from(value))
+        self.0
+            .set("ISystemProperties", "VRDEAuthLibrary", Val::from(value))
     }
     pub fn web_service_auth_library(&self) -> Result<String> {
         self.0.get("ISystemProperties", "webServiceAuthLibrary")
     }
     pub fn set_web_service_auth_library(&self, value: &str) -> Result<()> {
-        self.0.set("ISystemProperties", "webServiceAuthLibrary", Val::from(value))
+        self.0.set(
+            "ISystemProperties",
+            "webServiceAuthLibrary",
+            Val::from(value),
+        )
     }
     pub fn default_vrde_ext_pack(&self) -> Result<String> {
         self.0.get("ISystemProperties", "defaultVRDEExtPack")
     }
     pub fn set_default_vrde_ext_pack(&self, value: &str) -> Result<()> {
-        self.0.set("ISystemProperties", "defaultVRDEExtPack", Val::from(value))
+        self.0
+            .set("ISystemProperties", "defaultVRDEExtPack", Val::from(value))
     }
     pub fn default_crypto_ext_pack(&self) -> Result<String> {
         self.0.get("ISystemProperties", "defaultCryptoExtPack")
     }
     pub fn set_default_crypto_ext_pack(&self, value: &str) -> Result<()> {
-        self.0.set("ISystemProperties", "defaultCryptoExtPack", Val::from(value))
+        self.0.set(
+            "ISystemProperties",
+            "defaultCryptoExtPack",
+            Val::from(value),
+        )
     }
     pub fn log_history_count(&self) -> Result<u32> {
         self.0.get("ISystemProperties", "logHistoryCount")
     }
     pub fn set_log_history_count(&self, value: u32) -> Result<()> {
-        self.0.set("ISystemProperties", "logHistoryCount", Wire::into_val(value))
+        self.0.set(
+            "ISystemProperties",
+            "logHistoryCount",
+            Wire::into_val(value),
+        )
     }
     pub fn default_audio_driver(&self) -> Result<AudioDriverType> {
         self.0.get("ISystemProperties", "defaultAudioDriver")
@@ -5677,19 +6722,25 @@ impl SystemProperties {
         self.0.get("ISystemProperties", "autostartDatabasePath")
     }
     pub fn set_autostart_database_path(&self, value: &str) -> Result<()> {
-        self.0.set("ISystemProperties", "autostartDatabasePath", Val::from(value))
+        self.0.set(
+            "ISystemProperties",
+            "autostartDatabasePath",
+            Val::from(value),
+        )
     }
     pub fn default_additions_iso(&self) -> Result<String> {
         self.0.get("ISystemProperties", "defaultAdditionsISO")
     }
     pub fn set_default_additions_iso(&self, value: &str) -> Result<()> {
-        self.0.set("ISystemProperties", "defaultAdditionsISO", Val::from(value))
+        self.0
+            .set("ISystemProperties", "defaultAdditionsISO", Val::from(value))
     }
     pub fn default_frontend(&self) -> Result<String> {
         self.0.get("ISystemProperties", "defaultFrontend")
     }
     pub fn set_default_frontend(&self, value: &str) -> Result<()> {
-        self.0.set("ISystemProperties", "defaultFrontend", Val::from(value))
+        self.0
+            .set("ISystemProperties", "defaultFrontend", Val::from(value))
     }
     pub fn screen_shot_formats(&self) -> Result<Vec<BitmapFormat>> {
         self.0.get("ISystemProperties", "screenShotFormats")
@@ -5698,16 +6749,19 @@ impl SystemProperties {
         self.0.get("ISystemProperties", "proxyMode")
     }
     pub fn set_proxy_mode(&self, value: ProxyMode) -> Result<()> {
-        self.0.set("ISystemProperties", "proxyMode", Wire::into_val(value))
+        self.0
+            .set("ISystemProperties", "proxyMode", Wire::into_val(value))
     }
     pub fn proxy_url(&self) -> Result<String> {
         self.0.get("ISystemProperties", "proxyURL")
     }
     pub fn set_proxy_url(&self, value: &str) -> Result<()> {
-        self.0.set("ISystemProperties", "proxyURL", Val::from(value))
+        self.0
+            .set("ISystemProperties", "proxyURL", Val::from(value))
     }
     pub fn supported_paravirt_providers(&self) -> Result<Vec<ParavirtProvider>> {
-        self.0.get("ISystemProperties", "supportedParavirtProviders")
+        self.0
+            .get("ISystemProperties", "supportedParavirtProviders")
     }
     pub fn supported_clipboard_modes(&self) -> Result<Vec<ClipboardMode>> {
         self.0.get("ISystemProperties", "supportedClipboardModes")
@@ -5734,25 +6788,31 @@ impl SystemProperties {
         self.0.get("ISystemProperties", "supportedExportOptions")
     }
     pub fn supported_recording_features(&self) -> Result<Vec<RecordingFeature>> {
-        self.0.get("ISystemProperties", "supportedRecordingFeatures")
+        self.0
+            .get("ISystemProperties", "supportedRecordingFeatures")
     }
     pub fn supported_recording_audio_codecs(&self) -> Result<Vec<RecordingAudioCodec>> {
-        self.0.get("ISystemProperties", "supportedRecordingAudioCodecs")
+        self.0
+            .get("ISystemProperties", "supportedRecordingAudioCodecs")
     }
     pub fn supported_recording_video_codecs(&self) -> Result<Vec<RecordingVideoCodec>> {
-        self.0.get("ISystemProperties", "supportedRecordingVideoCodecs")
+        self.0
+            .get("ISystemProperties", "supportedRecordingVideoCodecs")
     }
     pub fn supported_recording_vs_modes(&self) -> Result<Vec<RecordingVideoScalingMode>> {
         self.0.get("ISystemProperties", "supportedRecordingVSModes")
     }
     pub fn supported_recording_arc_modes(&self) -> Result<Vec<RecordingRateControlMode>> {
-        self.0.get("ISystemProperties", "supportedRecordingARCModes")
+        self.0
+            .get("ISystemProperties", "supportedRecordingARCModes")
     }
     pub fn supported_recording_vrc_modes(&self) -> Result<Vec<RecordingRateControlMode>> {
-        self.0.get("ISystemProperties", "supportedRecordingVRCModes")
+        self.0
+            .get("ISystemProperties", "supportedRecordingVRCModes")
     }
     pub fn supported_graphics_controller_types(&self) -> Result<Vec<GraphicsControllerType>> {
-        self.0.get("ISystemProperties", "supportedGraphicsControllerTypes")
+        self.0
+            .get("ISystemProperties", "supportedGraphicsControllerTypes")
     }
     pub fn supported_clone_options(&self) -> Result<Vec<CloneOptions>> {
         self.0.get("ISystemProperties", "supportedCloneOptions")
@@ -5764,10 +6824,12 @@ impl SystemProperties {
         self.0.get("ISystemProperties", "supportedVMProcPriorities")
     }
     pub fn supported_network_attachment_types(&self) -> Result<Vec<NetworkAttachmentType>> {
-        self.0.get("ISystemProperties", "supportedNetworkAttachmentTypes")
+        self.0
+            .get("ISystemProperties", "supportedNetworkAttachmentTypes")
     }
     pub fn supported_network_adapter_types(&self) -> Result<Vec<NetworkAdapterType>> {
-        self.0.get("ISystemProperties", "supportedNetworkAdapterTypes")
+        self.0
+            .get("ISystemProperties", "supportedNetworkAdapterTypes")
     }
     pub fn supported_port_modes(&self) -> Result<Vec<PortMode>> {
         self.0.get("ISystemProperties", "supportedPortModes")
@@ -5776,19 +6838,22 @@ impl SystemProperties {
         self.0.get("ISystemProperties", "supportedUartTypes")
     }
     pub fn supported_usb_controller_types(&self) -> Result<Vec<USBControllerType>> {
-        self.0.get("ISystemProperties", "supportedUSBControllerTypes")
+        self.0
+            .get("ISystemProperties", "supportedUSBControllerTypes")
     }
     pub fn supported_audio_driver_types(&self) -> Result<Vec<AudioDriverType>> {
         self.0.get("ISystemProperties", "supportedAudioDriverTypes")
     }
     pub fn supported_audio_controller_types(&self) -> Result<Vec<AudioControllerType>> {
-        self.0.get("ISystemProperties", "supportedAudioControllerTypes")
+        self.0
+            .get("ISystemProperties", "supportedAudioControllerTypes")
     }
     pub fn supported_storage_buses(&self) -> Result<Vec<StorageBus>> {
         self.0.get("ISystemProperties", "supportedStorageBuses")
     }
     pub fn supported_storage_controller_types(&self) -> Result<Vec<StorageControllerType>> {
-        self.0.get("ISystemProperties", "supportedStorageControllerTypes")
+        self.0
+            .get("ISystemProperties", "supportedStorageControllerTypes")
     }
     pub fn supported_chipset_types(&self) -> Result<Vec<ChipsetType>> {
         self.0.get("ISystemProperties", "supportedChipsetTypes")
@@ -5803,11 +6868,16 @@ impl SystemProperties {
         self.0.get("ISystemProperties", "languageId")
     }
     pub fn set_language_id(&self, value: &str) -> Result<()> {
-        self.0.set("ISystemProperties", "languageId", Val::from(value))
+        self.0
+            .set("ISystemProperties", "languageId", Val::from(value))
     }
     pub fn get_max_network_adapters(&self, chipset: ChipsetType) -> Result<u32> {
         self.0
-            .call("ISystemProperties", "getMaxNetworkAdapters", vec![Wire::into_val(chipset)])?
+            .call(
+                "ISystemProperties",
+                "getMaxNetworkAdapters",
+                vec![Wire::into_val(chipset)],
+            )?
             .single()
     }
     pub fn get_max_network_adapters_of_type(
@@ -5834,12 +6904,20 @@ impl SystemProperties {
     }
     pub fn get_min_port_count_for_storage_bus(&self, bus: StorageBus) -> Result<u32> {
         self.0
-            .call("ISystemProperties", "getMinPortCountForStorageBus", vec![Wire::into_val(bus)])?
+            .call(
+                "ISystemProperties",
+                "getMinPortCountForStorageBus",
+                vec![Wire::into_val(bus)],
+            )?
             .single()
     }
     pub fn get_max_port_count_for_storage_bus(&self, bus: StorageBus) -> Result<u32> {
         self.0
-            .call("ISystemProperties", "getMaxPortCountForStorageBus", vec![Wire::into_val(bus)])?
+            .call(
+                "ISystemProperties",
+                "getMaxPortCountForStorageBus",
+                vec![Wire::into_val(bus)],
+            )?
             .single()
     }
     pub fn get_max_instances_of_storage_bus(
@@ -5857,7 +6935,11 @@ impl SystemProperties {
     }
     pub fn get_device_types_for_storage_bus(&self, bus: StorageBus) -> Result<Vec<DeviceType>> {
         self.0
-            .call("ISystemProperties", "getDeviceTypesForStorageBus", vec![Wire::into_val(bus)])?
+            .call(
+                "ISystemProperties",
+                "getDeviceTypesForStorageBus",
+                vec![Wire::into_val(bus)],
+            )?
             .single()
     }
     pub fn get_storage_bus_for_storage_controller_type(
@@ -5954,19 +7036,22 @@ impl SharedFolder {
         self.0.get("ISharedFolder", "writable")
     }
     pub fn set_writable(&self, value: bool) -> Result<()> {
-        self.0.set("ISharedFolder", "writable", Wire::into_val(value))
+        self.0
+            .set("ISharedFolder", "writable", Wire::into_val(value))
     }
     pub fn auto_mount(&self) -> Result<bool> {
         self.0.get("ISharedFolder", "autoMount")
     }
     pub fn set_auto_mount(&self, value: bool) -> Result<()> {
-        self.0.set("ISharedFolder", "autoMount", Wire::into_val(value))
+        self.0
+            .set("ISharedFolder", "autoMount", Wire::into_val(value))
     }
     pub fn auto_mount_point(&self) -> Result<String> {
         self.0.get("ISharedFolder", "autoMountPoint")
     }
     pub fn set_auto_mount_point(&self, value: &str) -> Result<()> {
-        self.0.set("ISharedFolder", "autoMountPoint", Val::from(value))
+        self.0
+            .set("ISharedFolder", "autoMountPoint", Val::from(value))
     }
     pub fn last_access_error(&self) -> Result<String> {
         self.0.get("ISharedFolder", "lastAccessError")

@@ -9,232 +9,638 @@ pub static I_CONSOLE: Interface = Interface {
     name: "IConsole",
     extends: None,
     attributes: &[
-        Attribute { name: "machine", sig: "o", writable: false },
-        Attribute { name: "state", sig: "u", writable: false },
-        Attribute { name: "guest", sig: "o", writable: false },
-        Attribute { name: "keyboard", sig: "o", writable: false },
-        Attribute { name: "mouse", sig: "o", writable: false },
-        Attribute { name: "display", sig: "o", writable: false },
-        Attribute { name: "debugger", sig: "o", writable: false },
-        Attribute { name: "USBDevices", sig: "ao", writable: false },
-        Attribute { name: "remoteUSBDevices", sig: "ao", writable: false },
-        Attribute { name: "sharedFolders", sig: "ao", writable: false },
-        Attribute { name: "VRDEServerInfo", sig: "(biuxxxxxxssssuu)", writable: false },
-        Attribute { name: "eventSource", sig: "o", writable: false },
-        Attribute { name: "attachedPCIDevices", sig: "a(sbii)", writable: false },
-        Attribute { name: "useHostClipboard", sig: "b", writable: true },
-        Attribute { name: "emulatedUSB", sig: "o", writable: false },
-        Attribute { name: "powerButtonHandled", sig: "b", writable: false },
-        Attribute { name: "guestEnteredACPIMode", sig: "b", writable: false },
+        Attribute {
+            name: "machine",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "state",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "guest",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "keyboard",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "mouse",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "display",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "debugger",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "USBDevices",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "remoteUSBDevices",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "sharedFolders",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "VRDEServerInfo",
+            sig: "(biuxxxxxxssssuu)",
+            writable: false,
+        },
+        Attribute {
+            name: "eventSource",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "attachedPCIDevices",
+            sig: "a(sbii)",
+            writable: false,
+        },
+        Attribute {
+            name: "useHostClipboard",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "emulatedUSB",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "powerButtonHandled",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "guestEnteredACPIMode",
+            sig: "b",
+            writable: false,
+        },
     ],
     methods: &[
-        Method { name: "powerUp", ins: &[], outs: &[Param { name: "returnval", sig: "o" }] },
-        Method { name: "powerUpPaused", ins: &[], outs: &[Param { name: "returnval", sig: "o" }] },
-        Method { name: "powerDown", ins: &[], outs: &[Param { name: "returnval", sig: "o" }] },
-        Method { name: "reset", ins: &[], outs: &[] },
-        Method { name: "pause", ins: &[], outs: &[] },
-        Method { name: "resume", ins: &[], outs: &[] },
-        Method { name: "powerButton", ins: &[], outs: &[] },
-        Method { name: "sleepButton", ins: &[], outs: &[] },
+        Method {
+            name: "powerUp",
+            ins: &[],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
+        },
+        Method {
+            name: "powerUpPaused",
+            ins: &[],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
+        },
+        Method {
+            name: "powerDown",
+            ins: &[],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
+        },
+        Method {
+            name: "reset",
+            ins: &[],
+            outs: &[],
+        },
+        Method {
+            name: "pause",
+            ins: &[],
+            outs: &[],
+        },
+        Method {
+            name: "resume",
+            ins: &[],
+            outs: &[],
+        },
+        Method {
+            name: "powerButton",
+            ins: &[],
+            outs: &[],
+        },
+        Method {
+            name: "sleepButton",
+            ins: &[],
+            outs: &[],
+        },
         Method {
             name: "getDeviceActivity",
-            ins: &[Param { name: "type", sig: "au" }],
-            outs: &[Param { name: "returnval", sig: "au" }],
+            ins: &[Param {
+                name: "type",
+                sig: "au",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "au",
+            }],
         },
         Method {
             name: "attachUSBDevice",
-            ins: &[Param { name: "id", sig: "s" }, Param { name: "captureFilename", sig: "s" }],
+            ins: &[
+                Param {
+                    name: "id",
+                    sig: "s",
+                },
+                Param {
+                    name: "captureFilename",
+                    sig: "s",
+                },
+            ],
             outs: &[],
         },
         Method {
             name: "detachUSBDevice",
-            ins: &[Param { name: "id", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "id",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "findUSBDeviceByAddress",
-            ins: &[Param { name: "name", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "findUSBDeviceById",
-            ins: &[Param { name: "id", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "id",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "createSharedFolder",
             ins: &[
-                Param { name: "name", sig: "s" },
-                Param { name: "hostPath", sig: "s" },
-                Param { name: "writable", sig: "b" },
-                Param { name: "automount", sig: "b" },
-                Param { name: "autoMountPoint", sig: "s" },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "hostPath",
+                    sig: "s",
+                },
+                Param {
+                    name: "writable",
+                    sig: "b",
+                },
+                Param {
+                    name: "automount",
+                    sig: "b",
+                },
+                Param {
+                    name: "autoMountPoint",
+                    sig: "s",
+                },
             ],
             outs: &[],
         },
-        Method { name: "removeSharedFolder", ins: &[Param { name: "name", sig: "s" }], outs: &[] },
+        Method {
+            name: "removeSharedFolder",
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
+            outs: &[],
+        },
         Method {
             name: "teleport",
             ins: &[
-                Param { name: "hostname", sig: "s" },
-                Param { name: "tcpport", sig: "u" },
-                Param { name: "password", sig: "s" },
-                Param { name: "maxDowntime", sig: "u" },
+                Param {
+                    name: "hostname",
+                    sig: "s",
+                },
+                Param {
+                    name: "tcpport",
+                    sig: "u",
+                },
+                Param {
+                    name: "password",
+                    sig: "s",
+                },
+                Param {
+                    name: "maxDowntime",
+                    sig: "u",
+                },
             ],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "addEncryptionPassword",
             ins: &[
-                Param { name: "id", sig: "s" },
-                Param { name: "password", sig: "s" },
-                Param { name: "clearOnSuspend", sig: "b" },
+                Param {
+                    name: "id",
+                    sig: "s",
+                },
+                Param {
+                    name: "password",
+                    sig: "s",
+                },
+                Param {
+                    name: "clearOnSuspend",
+                    sig: "b",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "addEncryptionPasswords",
             ins: &[
-                Param { name: "ids", sig: "as" },
-                Param { name: "passwords", sig: "as" },
-                Param { name: "clearOnSuspend", sig: "b" },
+                Param {
+                    name: "ids",
+                    sig: "as",
+                },
+                Param {
+                    name: "passwords",
+                    sig: "as",
+                },
+                Param {
+                    name: "clearOnSuspend",
+                    sig: "b",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "removeEncryptionPassword",
-            ins: &[Param { name: "id", sig: "s" }],
+            ins: &[Param {
+                name: "id",
+                sig: "s",
+            }],
             outs: &[],
         },
-        Method { name: "clearAllEncryptionPasswords", ins: &[], outs: &[] },
+        Method {
+            name: "clearAllEncryptionPasswords",
+            ins: &[],
+            outs: &[],
+        },
     ],
 };
 
 pub static I_DISPLAY: Interface = Interface {
     name: "IDisplay",
     extends: None,
-    attributes: &[Attribute { name: "guestScreenLayout", sig: "ao", writable: false }],
+    attributes: &[Attribute {
+        name: "guestScreenLayout",
+        sig: "ao",
+        writable: false,
+    }],
     methods: &[
         Method {
             name: "getScreenResolution",
-            ins: &[Param { name: "screenId", sig: "u" }],
+            ins: &[Param {
+                name: "screenId",
+                sig: "u",
+            }],
             outs: &[
-                Param { name: "width", sig: "u" },
-                Param { name: "height", sig: "u" },
-                Param { name: "bitsPerPixel", sig: "u" },
-                Param { name: "xOrigin", sig: "i" },
-                Param { name: "yOrigin", sig: "i" },
-                Param { name: "guestMonitorStatus", sig: "u" },
+                Param {
+                    name: "width",
+                    sig: "u",
+                },
+                Param {
+                    name: "height",
+                    sig: "u",
+                },
+                Param {
+                    name: "bitsPerPixel",
+                    sig: "u",
+                },
+                Param {
+                    name: "xOrigin",
+                    sig: "i",
+                },
+                Param {
+                    name: "yOrigin",
+                    sig: "i",
+                },
+                Param {
+                    name: "guestMonitorStatus",
+                    sig: "u",
+                },
             ],
         },
         Method {
             name: "attachFramebuffer",
-            ins: &[Param { name: "screenId", sig: "u" }, Param { name: "framebuffer", sig: "o" }],
-            outs: &[Param { name: "returnval", sig: "s" }],
+            ins: &[
+                Param {
+                    name: "screenId",
+                    sig: "u",
+                },
+                Param {
+                    name: "framebuffer",
+                    sig: "o",
+                },
+            ],
+            outs: &[Param {
+                name: "returnval",
+                sig: "s",
+            }],
         },
         Method {
             name: "detachFramebuffer",
-            ins: &[Param { name: "screenId", sig: "u" }, Param { name: "id", sig: "s" }],
+            ins: &[
+                Param {
+                    name: "screenId",
+                    sig: "u",
+                },
+                Param {
+                    name: "id",
+                    sig: "s",
+                },
+            ],
             outs: &[],
         },
         Method {
             name: "queryFramebuffer",
-            ins: &[Param { name: "screenId", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "screenId",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "setVideoModeHint",
             ins: &[
-                Param { name: "display", sig: "u" },
-                Param { name: "enabled", sig: "b" },
-                Param { name: "changeOrigin", sig: "b" },
-                Param { name: "originX", sig: "i" },
-                Param { name: "originY", sig: "i" },
-                Param { name: "width", sig: "u" },
-                Param { name: "height", sig: "u" },
-                Param { name: "bitsPerPixel", sig: "u" },
-                Param { name: "notify", sig: "b" },
+                Param {
+                    name: "display",
+                    sig: "u",
+                },
+                Param {
+                    name: "enabled",
+                    sig: "b",
+                },
+                Param {
+                    name: "changeOrigin",
+                    sig: "b",
+                },
+                Param {
+                    name: "originX",
+                    sig: "i",
+                },
+                Param {
+                    name: "originY",
+                    sig: "i",
+                },
+                Param {
+                    name: "width",
+                    sig: "u",
+                },
+                Param {
+                    name: "height",
+                    sig: "u",
+                },
+                Param {
+                    name: "bitsPerPixel",
+                    sig: "u",
+                },
+                Param {
+                    name: "notify",
+                    sig: "b",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "getVideoModeHint",
-            ins: &[Param { name: "display", sig: "u" }],
+            ins: &[Param {
+                name: "display",
+                sig: "u",
+            }],
             outs: &[
-                Param { name: "enabled", sig: "b" },
-                Param { name: "changeOrigin", sig: "b" },
-                Param { name: "originX", sig: "i" },
-                Param { name: "originY", sig: "i" },
-                Param { name: "width", sig: "u" },
-                Param { name: "height", sig: "u" },
-                Param { name: "bitsPerPixel", sig: "u" },
+                Param {
+                    name: "enabled",
+                    sig: "b",
+                },
+                Param {
+                    name: "changeOrigin",
+                    sig: "b",
+                },
+                Param {
+                    name: "originX",
+                    sig: "i",
+                },
+                Param {
+                    name: "originY",
+                    sig: "i",
+                },
+                Param {
+                    name: "width",
+                    sig: "u",
+                },
+                Param {
+                    name: "height",
+                    sig: "u",
+                },
+                Param {
+                    name: "bitsPerPixel",
+                    sig: "u",
+                },
             ],
         },
-        Method { name: "setSeamlessMode", ins: &[Param { name: "enabled", sig: "b" }], outs: &[] },
+        Method {
+            name: "setSeamlessMode",
+            ins: &[Param {
+                name: "enabled",
+                sig: "b",
+            }],
+            outs: &[],
+        },
         Method {
             name: "takeScreenShotToArray",
             ins: &[
-                Param { name: "screenId", sig: "u" },
-                Param { name: "width", sig: "u" },
-                Param { name: "height", sig: "u" },
-                Param { name: "bitmapFormat", sig: "u" },
+                Param {
+                    name: "screenId",
+                    sig: "u",
+                },
+                Param {
+                    name: "width",
+                    sig: "u",
+                },
+                Param {
+                    name: "height",
+                    sig: "u",
+                },
+                Param {
+                    name: "bitmapFormat",
+                    sig: "u",
+                },
             ],
-            outs: &[Param { name: "returnval", sig: "ay" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "ay",
+            }],
         },
-        Method { name: "invalidateAndUpdate", ins: &[], outs: &[] },
+        Method {
+            name: "invalidateAndUpdate",
+            ins: &[],
+            outs: &[],
+        },
         Method {
             name: "invalidateAndUpdateScreen",
-            ins: &[Param { name: "screenId", sig: "u" }],
+            ins: &[Param {
+                name: "screenId",
+                sig: "u",
+            }],
             outs: &[],
         },
         Method {
             name: "viewportChanged",
             ins: &[
-                Param { name: "screenId", sig: "u" },
-                Param { name: "x", sig: "u" },
-                Param { name: "y", sig: "u" },
-                Param { name: "width", sig: "u" },
-                Param { name: "height", sig: "u" },
+                Param {
+                    name: "screenId",
+                    sig: "u",
+                },
+                Param {
+                    name: "x",
+                    sig: "u",
+                },
+                Param {
+                    name: "y",
+                    sig: "u",
+                },
+                Param {
+                    name: "width",
+                    sig: "u",
+                },
+                Param {
+                    name: "height",
+                    sig: "u",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "notifyScaleFactorChange",
             ins: &[
-                Param { name: "screenId", sig: "u" },
-                Param { name: "u32ScaleFactorWMultiplied", sig: "u" },
-                Param { name: "u32ScaleFactorHMultiplied", sig: "u" },
+                Param {
+                    name: "screenId",
+                    sig: "u",
+                },
+                Param {
+                    name: "u32ScaleFactorWMultiplied",
+                    sig: "u",
+                },
+                Param {
+                    name: "u32ScaleFactorHMultiplied",
+                    sig: "u",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "notifyHiDPIOutputPolicyChange",
-            ins: &[Param { name: "fUnscaledHiDPI", sig: "b" }],
+            ins: &[Param {
+                name: "fUnscaledHiDPI",
+                sig: "b",
+            }],
             outs: &[],
         },
         Method {
             name: "setScreenLayout",
             ins: &[
-                Param { name: "screenLayoutMode", sig: "u" },
-                Param { name: "guestScreenInfo", sig: "ao" },
+                Param {
+                    name: "screenLayoutMode",
+                    sig: "u",
+                },
+                Param {
+                    name: "guestScreenInfo",
+                    sig: "ao",
+                },
             ],
             outs: &[],
         },
-        Method { name: "detachScreens", ins: &[Param { name: "screenIds", sig: "ai" }], outs: &[] },
+        Method {
+            name: "detachScreens",
+            ins: &[Param {
+                name: "screenIds",
+                sig: "ai",
+            }],
+            outs: &[],
+        },
         Method {
             name: "createGuestScreenInfo",
             ins: &[
-                Param { name: "display", sig: "u" },
-                Param { name: "status", sig: "u" },
-                Param { name: "primary", sig: "b" },
-                Param { name: "changeOrigin", sig: "b" },
-                Param { name: "originX", sig: "i" },
-                Param { name: "originY", sig: "i" },
-                Param { name: "width", sig: "u" },
-                Param { name: "height", sig: "u" },
-                Param { name: "bitsPerPixel", sig: "u" },
+                Param {
+                    name: "display",
+                    sig: "u",
+                },
+                Param {
+                    name: "status",
+                    sig: "u",
+                },
+                Param {
+                    name: "primary",
+                    sig: "b",
+                },
+                Param {
+                    name: "changeOrigin",
+                    sig: "b",
+                },
+                Param {
+                    name: "originX",
+                    sig: "i",
+                },
+                Param {
+                    name: "originY",
+                    sig: "i",
+                },
+                Param {
+                    name: "width",
+                    sig: "u",
+                },
+                Param {
+                    name: "height",
+                    sig: "u",
+                },
+                Param {
+                    name: "bitsPerPixel",
+                    sig: "u",
+                },
             ],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
     ],
 };
@@ -243,24 +649,62 @@ pub static I_KEYBOARD: Interface = Interface {
     name: "IKeyboard",
     extends: None,
     attributes: &[
-        Attribute { name: "keyboardLEDs", sig: "au", writable: false },
-        Attribute { name: "eventSource", sig: "o", writable: false },
+        Attribute {
+            name: "keyboardLEDs",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "eventSource",
+            sig: "o",
+            writable: false,
+        },
     ],
     methods: &[
-        Method { name: "putScancode", ins: &[Param { name: "scancode", sig: "i" }], outs: &[] },
+        Method {
+            name: "putScancode",
+            ins: &[Param {
+                name: "scancode",
+                sig: "i",
+            }],
+            outs: &[],
+        },
         Method {
             name: "putScancodes",
-            ins: &[Param { name: "scancodes", sig: "ai" }],
-            outs: &[Param { name: "returnval", sig: "u" }],
+            ins: &[Param {
+                name: "scancodes",
+                sig: "ai",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "u",
+            }],
         },
-        Method { name: "putCAD", ins: &[], outs: &[] },
-        Method { name: "releaseKeys", ins: &[], outs: &[] },
+        Method {
+            name: "putCAD",
+            ins: &[],
+            outs: &[],
+        },
+        Method {
+            name: "releaseKeys",
+            ins: &[],
+            outs: &[],
+        },
         Method {
             name: "putUsageCode",
             ins: &[
-                Param { name: "usageCode", sig: "i" },
-                Param { name: "usagePage", sig: "i" },
-                Param { name: "keyRelease", sig: "b" },
+                Param {
+                    name: "usageCode",
+                    sig: "i",
+                },
+                Param {
+                    name: "usagePage",
+                    sig: "i",
+                },
+                Param {
+                    name: "keyRelease",
+                    sig: "b",
+                },
             ],
             outs: &[],
         },
@@ -271,54 +715,136 @@ pub static I_MOUSE: Interface = Interface {
     name: "IMouse",
     extends: None,
     attributes: &[
-        Attribute { name: "absoluteSupported", sig: "b", writable: false },
-        Attribute { name: "relativeSupported", sig: "b", writable: false },
-        Attribute { name: "touchScreenSupported", sig: "b", writable: false },
-        Attribute { name: "touchPadSupported", sig: "b", writable: false },
-        Attribute { name: "needsHostCursor", sig: "b", writable: false },
-        Attribute { name: "pointerShape", sig: "o", writable: false },
-        Attribute { name: "eventSource", sig: "o", writable: false },
+        Attribute {
+            name: "absoluteSupported",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "relativeSupported",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "touchScreenSupported",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "touchPadSupported",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "needsHostCursor",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "pointerShape",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "eventSource",
+            sig: "o",
+            writable: false,
+        },
     ],
     methods: &[
         Method {
             name: "putMouseEvent",
             ins: &[
-                Param { name: "dx", sig: "i" },
-                Param { name: "dy", sig: "i" },
-                Param { name: "dz", sig: "i" },
-                Param { name: "dw", sig: "i" },
-                Param { name: "buttonState", sig: "i" },
+                Param {
+                    name: "dx",
+                    sig: "i",
+                },
+                Param {
+                    name: "dy",
+                    sig: "i",
+                },
+                Param {
+                    name: "dz",
+                    sig: "i",
+                },
+                Param {
+                    name: "dw",
+                    sig: "i",
+                },
+                Param {
+                    name: "buttonState",
+                    sig: "i",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "putMouseEventAbsolute",
             ins: &[
-                Param { name: "x", sig: "i" },
-                Param { name: "y", sig: "i" },
-                Param { name: "dz", sig: "i" },
-                Param { name: "dw", sig: "i" },
-                Param { name: "buttonState", sig: "i" },
+                Param {
+                    name: "x",
+                    sig: "i",
+                },
+                Param {
+                    name: "y",
+                    sig: "i",
+                },
+                Param {
+                    name: "dz",
+                    sig: "i",
+                },
+                Param {
+                    name: "dw",
+                    sig: "i",
+                },
+                Param {
+                    name: "buttonState",
+                    sig: "i",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "putEventMultiTouch",
             ins: &[
-                Param { name: "count", sig: "i" },
-                Param { name: "contacts", sig: "ax" },
-                Param { name: "isTouchScreen", sig: "b" },
-                Param { name: "scanTime", sig: "u" },
+                Param {
+                    name: "count",
+                    sig: "i",
+                },
+                Param {
+                    name: "contacts",
+                    sig: "ax",
+                },
+                Param {
+                    name: "isTouchScreen",
+                    sig: "b",
+                },
+                Param {
+                    name: "scanTime",
+                    sig: "u",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "putEventMultiTouchString",
             ins: &[
-                Param { name: "count", sig: "i" },
-                Param { name: "contacts", sig: "s" },
-                Param { name: "isTouchScreen", sig: "b" },
-                Param { name: "scanTime", sig: "u" },
+                Param {
+                    name: "count",
+                    sig: "i",
+                },
+                Param {
+                    name: "contacts",
+                    sig: "s",
+                },
+                Param {
+                    name: "isTouchScreen",
+                    sig: "b",
+                },
+                Param {
+                    name: "scanTime",
+                    sig: "u",
+                },
             ],
             outs: &[],
         },
@@ -329,13 +855,41 @@ pub static I_MOUSE_POINTER_SHAPE: Interface = Interface {
     name: "IMousePointerShape",
     extends: None,
     attributes: &[
-        Attribute { name: "visible", sig: "b", writable: false },
-        Attribute { name: "alpha", sig: "b", writable: false },
-        Attribute { name: "hotX", sig: "u", writable: false },
-        Attribute { name: "hotY", sig: "u", writable: false },
-        Attribute { name: "width", sig: "u", writable: false },
-        Attribute { name: "height", sig: "u", writable: false },
-        Attribute { name: "shape", sig: "ay", writable: false },
+        Attribute {
+            name: "visible",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "alpha",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "hotX",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "hotY",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "width",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "height",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "shape",
+            sig: "ay",
+            writable: false,
+        },
     ],
     methods: &[],
 };
@@ -344,155 +898,447 @@ pub static I_MACHINE_DEBUGGER: Interface = Interface {
     name: "IMachineDebugger",
     extends: None,
     attributes: &[
-        Attribute { name: "singleStep", sig: "b", writable: true },
-        Attribute { name: "executeAllInIEM", sig: "b", writable: true },
-        Attribute { name: "logEnabled", sig: "b", writable: true },
-        Attribute { name: "logDbgFlags", sig: "s", writable: false },
-        Attribute { name: "logDbgGroups", sig: "s", writable: false },
-        Attribute { name: "logDbgDestinations", sig: "s", writable: false },
-        Attribute { name: "logRelFlags", sig: "s", writable: false },
-        Attribute { name: "logRelGroups", sig: "s", writable: false },
-        Attribute { name: "logRelDestinations", sig: "s", writable: false },
-        Attribute { name: "executionEngine", sig: "u", writable: false },
-        Attribute { name: "HWVirtExNestedPagingEnabled", sig: "b", writable: false },
-        Attribute { name: "HWVirtExVPIDEnabled", sig: "b", writable: false },
-        Attribute { name: "HWVirtExUXEnabled", sig: "b", writable: false },
-        Attribute { name: "OSName", sig: "s", writable: false },
-        Attribute { name: "OSVersion", sig: "s", writable: false },
-        Attribute { name: "PAEEnabled", sig: "b", writable: false },
-        Attribute { name: "virtualTimeRate", sig: "u", writable: true },
-        Attribute { name: "uptime", sig: "x", writable: false },
+        Attribute {
+            name: "singleStep",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "executeAllInIEM",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "logEnabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "logDbgFlags",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "logDbgGroups",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "logDbgDestinations",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "logRelFlags",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "logRelGroups",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "logRelDestinations",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "executionEngine",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "HWVirtExNestedPagingEnabled",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "HWVirtExVPIDEnabled",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "HWVirtExUXEnabled",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "OSName",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "OSVersion",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "PAEEnabled",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "virtualTimeRate",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "uptime",
+            sig: "x",
+            writable: false,
+        },
     ],
     methods: &[
         Method {
             name: "dumpGuestCore",
-            ins: &[Param { name: "filename", sig: "s" }, Param { name: "compression", sig: "s" }],
+            ins: &[
+                Param {
+                    name: "filename",
+                    sig: "s",
+                },
+                Param {
+                    name: "compression",
+                    sig: "s",
+                },
+            ],
             outs: &[],
         },
         Method {
             name: "dumpHostProcessCore",
-            ins: &[Param { name: "filename", sig: "s" }, Param { name: "compression", sig: "s" }],
+            ins: &[
+                Param {
+                    name: "filename",
+                    sig: "s",
+                },
+                Param {
+                    name: "compression",
+                    sig: "s",
+                },
+            ],
             outs: &[],
         },
         Method {
             name: "info",
-            ins: &[Param { name: "name", sig: "s" }, Param { name: "args", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "s" }],
+            ins: &[
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "args",
+                    sig: "s",
+                },
+            ],
+            outs: &[Param {
+                name: "returnval",
+                sig: "s",
+            }],
         },
-        Method { name: "injectNMI", ins: &[], outs: &[] },
-        Method { name: "modifyLogGroups", ins: &[Param { name: "settings", sig: "s" }], outs: &[] },
-        Method { name: "modifyLogFlags", ins: &[Param { name: "settings", sig: "s" }], outs: &[] },
+        Method {
+            name: "injectNMI",
+            ins: &[],
+            outs: &[],
+        },
+        Method {
+            name: "modifyLogGroups",
+            ins: &[Param {
+                name: "settings",
+                sig: "s",
+            }],
+            outs: &[],
+        },
+        Method {
+            name: "modifyLogFlags",
+            ins: &[Param {
+                name: "settings",
+                sig: "s",
+            }],
+            outs: &[],
+        },
         Method {
             name: "modifyLogDestinations",
-            ins: &[Param { name: "settings", sig: "s" }],
+            ins: &[Param {
+                name: "settings",
+                sig: "s",
+            }],
             outs: &[],
         },
         Method {
             name: "readPhysicalMemory",
-            ins: &[Param { name: "address", sig: "x" }, Param { name: "size", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "ay" }],
+            ins: &[
+                Param {
+                    name: "address",
+                    sig: "x",
+                },
+                Param {
+                    name: "size",
+                    sig: "u",
+                },
+            ],
+            outs: &[Param {
+                name: "returnval",
+                sig: "ay",
+            }],
         },
         Method {
             name: "writePhysicalMemory",
             ins: &[
-                Param { name: "address", sig: "x" },
-                Param { name: "size", sig: "u" },
-                Param { name: "bytes", sig: "ay" },
+                Param {
+                    name: "address",
+                    sig: "x",
+                },
+                Param {
+                    name: "size",
+                    sig: "u",
+                },
+                Param {
+                    name: "bytes",
+                    sig: "ay",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "readVirtualMemory",
             ins: &[
-                Param { name: "cpuId", sig: "u" },
-                Param { name: "address", sig: "x" },
-                Param { name: "size", sig: "u" },
+                Param {
+                    name: "cpuId",
+                    sig: "u",
+                },
+                Param {
+                    name: "address",
+                    sig: "x",
+                },
+                Param {
+                    name: "size",
+                    sig: "u",
+                },
             ],
-            outs: &[Param { name: "returnval", sig: "ay" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "ay",
+            }],
         },
         Method {
             name: "writeVirtualMemory",
             ins: &[
-                Param { name: "cpuId", sig: "u" },
-                Param { name: "address", sig: "x" },
-                Param { name: "size", sig: "u" },
-                Param { name: "bytes", sig: "ay" },
+                Param {
+                    name: "cpuId",
+                    sig: "u",
+                },
+                Param {
+                    name: "address",
+                    sig: "x",
+                },
+                Param {
+                    name: "size",
+                    sig: "u",
+                },
+                Param {
+                    name: "bytes",
+                    sig: "ay",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "loadPlugIn",
-            ins: &[Param { name: "name", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "s" }],
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "s",
+            }],
         },
-        Method { name: "unloadPlugIn", ins: &[Param { name: "name", sig: "s" }], outs: &[] },
-        Method { name: "detectOS", ins: &[], outs: &[Param { name: "returnval", sig: "s" }] },
+        Method {
+            name: "unloadPlugIn",
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
+            outs: &[],
+        },
+        Method {
+            name: "detectOS",
+            ins: &[],
+            outs: &[Param {
+                name: "returnval",
+                sig: "s",
+            }],
+        },
         Method {
             name: "queryOSKernelLog",
-            ins: &[Param { name: "maxMessages", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "s" }],
+            ins: &[Param {
+                name: "maxMessages",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "s",
+            }],
         },
         Method {
             name: "getRegister",
-            ins: &[Param { name: "cpuId", sig: "u" }, Param { name: "name", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "s" }],
+            ins: &[
+                Param {
+                    name: "cpuId",
+                    sig: "u",
+                },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+            ],
+            outs: &[Param {
+                name: "returnval",
+                sig: "s",
+            }],
         },
         Method {
             name: "getRegisters",
-            ins: &[Param { name: "cpuId", sig: "u" }],
-            outs: &[Param { name: "names", sig: "as" }, Param { name: "values", sig: "as" }],
+            ins: &[Param {
+                name: "cpuId",
+                sig: "u",
+            }],
+            outs: &[
+                Param {
+                    name: "names",
+                    sig: "as",
+                },
+                Param {
+                    name: "values",
+                    sig: "as",
+                },
+            ],
         },
         Method {
             name: "setRegister",
             ins: &[
-                Param { name: "cpuId", sig: "u" },
-                Param { name: "name", sig: "s" },
-                Param { name: "value", sig: "s" },
+                Param {
+                    name: "cpuId",
+                    sig: "u",
+                },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "value",
+                    sig: "s",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "setRegisters",
             ins: &[
-                Param { name: "cpuId", sig: "u" },
-                Param { name: "names", sig: "as" },
-                Param { name: "values", sig: "as" },
+                Param {
+                    name: "cpuId",
+                    sig: "u",
+                },
+                Param {
+                    name: "names",
+                    sig: "as",
+                },
+                Param {
+                    name: "values",
+                    sig: "as",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "dumpGuestStack",
-            ins: &[Param { name: "cpuId", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "s" }],
+            ins: &[Param {
+                name: "cpuId",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "s",
+            }],
         },
-        Method { name: "resetStats", ins: &[Param { name: "pattern", sig: "s" }], outs: &[] },
-        Method { name: "dumpStats", ins: &[Param { name: "pattern", sig: "s" }], outs: &[] },
+        Method {
+            name: "resetStats",
+            ins: &[Param {
+                name: "pattern",
+                sig: "s",
+            }],
+            outs: &[],
+        },
+        Method {
+            name: "dumpStats",
+            ins: &[Param {
+                name: "pattern",
+                sig: "s",
+            }],
+            outs: &[],
+        },
         Method {
             name: "getStats",
             ins: &[
-                Param { name: "pattern", sig: "s" },
-                Param { name: "withDescriptions", sig: "b" },
+                Param {
+                    name: "pattern",
+                    sig: "s",
+                },
+                Param {
+                    name: "withDescriptions",
+                    sig: "b",
+                },
             ],
-            outs: &[Param { name: "returnval", sig: "s" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "s",
+            }],
         },
         Method {
             name: "getCPULoad",
-            ins: &[Param { name: "cpuId", sig: "u" }],
+            ins: &[Param {
+                name: "cpuId",
+                sig: "u",
+            }],
             outs: &[
-                Param { name: "returnval", sig: "x" },
-                Param { name: "pctExecuting", sig: "u" },
-                Param { name: "pctHalted", sig: "u" },
-                Param { name: "pctOther", sig: "u" },
+                Param {
+                    name: "returnval",
+                    sig: "x",
+                },
+                Param {
+                    name: "pctExecuting",
+                    sig: "u",
+                },
+                Param {
+                    name: "pctHalted",
+                    sig: "u",
+                },
+                Param {
+                    name: "pctOther",
+                    sig: "u",
+                },
             ],
         },
         Method {
             name: "takeGuestSample",
             ins: &[
-                Param { name: "filename", sig: "s" },
-                Param { name: "usInterval", sig: "u" },
-                Param { name: "usSampleTime", sig: "x" },
+                Param {
+                    name: "filename",
+                    sig: "s",
+                },
+                Param {
+                    name: "usInterval",
+                    sig: "u",
+                },
+                Param {
+                    name: "usSampleTime",
+                    sig: "x",
+                },
             ],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
     ],
 };
@@ -501,82 +1347,235 @@ pub static I_GUEST: Interface = Interface {
     name: "IGuest",
     extends: None,
     attributes: &[
-        Attribute { name: "OSTypeId", sig: "s", writable: false },
-        Attribute { name: "additionsRunLevel", sig: "u", writable: false },
-        Attribute { name: "additionsVersion", sig: "s", writable: false },
-        Attribute { name: "additionsRevision", sig: "u", writable: false },
-        Attribute { name: "dnDSource", sig: "o", writable: false },
-        Attribute { name: "dnDTarget", sig: "o", writable: false },
-        Attribute { name: "eventSource", sig: "o", writable: false },
-        Attribute { name: "facilities", sig: "a(uxsuu)", writable: false },
-        Attribute { name: "sessions", sig: "ao", writable: false },
-        Attribute { name: "memoryBalloonSize", sig: "u", writable: true },
-        Attribute { name: "statisticsUpdateInterval", sig: "u", writable: true },
+        Attribute {
+            name: "OSTypeId",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "additionsRunLevel",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "additionsVersion",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "additionsRevision",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "dnDSource",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "dnDTarget",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "eventSource",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "facilities",
+            sig: "a(uxsuu)",
+            writable: false,
+        },
+        Attribute {
+            name: "sessions",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "memoryBalloonSize",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "statisticsUpdateInterval",
+            sig: "u",
+            writable: true,
+        },
     ],
     methods: &[
         Method {
             name: "internalGetStatistics",
             ins: &[],
             outs: &[
-                Param { name: "cpuUser", sig: "u" },
-                Param { name: "cpuKernel", sig: "u" },
-                Param { name: "cpuIdle", sig: "u" },
-                Param { name: "memTotal", sig: "u" },
-                Param { name: "memFree", sig: "u" },
-                Param { name: "memBalloon", sig: "u" },
-                Param { name: "memShared", sig: "u" },
-                Param { name: "memCache", sig: "u" },
-                Param { name: "pagedTotal", sig: "u" },
-                Param { name: "memAllocTotal", sig: "u" },
-                Param { name: "memFreeTotal", sig: "u" },
-                Param { name: "memBalloonTotal", sig: "u" },
-                Param { name: "memSharedTotal", sig: "u" },
+                Param {
+                    name: "cpuUser",
+                    sig: "u",
+                },
+                Param {
+                    name: "cpuKernel",
+                    sig: "u",
+                },
+                Param {
+                    name: "cpuIdle",
+                    sig: "u",
+                },
+                Param {
+                    name: "memTotal",
+                    sig: "u",
+                },
+                Param {
+                    name: "memFree",
+                    sig: "u",
+                },
+                Param {
+                    name: "memBalloon",
+                    sig: "u",
+                },
+                Param {
+                    name: "memShared",
+                    sig: "u",
+                },
+                Param {
+                    name: "memCache",
+                    sig: "u",
+                },
+                Param {
+                    name: "pagedTotal",
+                    sig: "u",
+                },
+                Param {
+                    name: "memAllocTotal",
+                    sig: "u",
+                },
+                Param {
+                    name: "memFreeTotal",
+                    sig: "u",
+                },
+                Param {
+                    name: "memBalloonTotal",
+                    sig: "u",
+                },
+                Param {
+                    name: "memSharedTotal",
+                    sig: "u",
+                },
             ],
         },
         Method {
             name: "getFacilityStatus",
-            ins: &[Param { name: "facility", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "u" }, Param { name: "timestamp", sig: "x" }],
+            ins: &[Param {
+                name: "facility",
+                sig: "u",
+            }],
+            outs: &[
+                Param {
+                    name: "returnval",
+                    sig: "u",
+                },
+                Param {
+                    name: "timestamp",
+                    sig: "x",
+                },
+            ],
         },
         Method {
             name: "getAdditionsStatus",
-            ins: &[Param { name: "level", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "b" }],
+            ins: &[Param {
+                name: "level",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "b",
+            }],
         },
         Method {
             name: "setCredentials",
             ins: &[
-                Param { name: "userName", sig: "s" },
-                Param { name: "password", sig: "s" },
-                Param { name: "domain", sig: "s" },
-                Param { name: "allowInteractiveLogon", sig: "b" },
+                Param {
+                    name: "userName",
+                    sig: "s",
+                },
+                Param {
+                    name: "password",
+                    sig: "s",
+                },
+                Param {
+                    name: "domain",
+                    sig: "s",
+                },
+                Param {
+                    name: "allowInteractiveLogon",
+                    sig: "b",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "createSession",
             ins: &[
-                Param { name: "user", sig: "s" },
-                Param { name: "password", sig: "s" },
-                Param { name: "domain", sig: "s" },
-                Param { name: "sessionName", sig: "s" },
+                Param {
+                    name: "user",
+                    sig: "s",
+                },
+                Param {
+                    name: "password",
+                    sig: "s",
+                },
+                Param {
+                    name: "domain",
+                    sig: "s",
+                },
+                Param {
+                    name: "sessionName",
+                    sig: "s",
+                },
             ],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "findSession",
-            ins: &[Param { name: "sessionName", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "ao" }],
+            ins: &[Param {
+                name: "sessionName",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "ao",
+            }],
         },
-        Method { name: "shutdown", ins: &[Param { name: "flags", sig: "au" }], outs: &[] },
+        Method {
+            name: "shutdown",
+            ins: &[Param {
+                name: "flags",
+                sig: "au",
+            }],
+            outs: &[],
+        },
         Method {
             name: "updateGuestAdditions",
             ins: &[
-                Param { name: "source", sig: "s" },
-                Param { name: "arguments", sig: "as" },
-                Param { name: "flags", sig: "au" },
+                Param {
+                    name: "source",
+                    sig: "s",
+                },
+                Param {
+                    name: "arguments",
+                    sig: "as",
+                },
+                Param {
+                    name: "flags",
+                    sig: "au",
+                },
             ],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
     ],
 };
@@ -585,16 +1584,56 @@ pub static I_GUEST_SCREEN_INFO: Interface = Interface {
     name: "IGuestScreenInfo",
     extends: None,
     attributes: &[
-        Attribute { name: "screenId", sig: "u", writable: false },
-        Attribute { name: "guestMonitorStatus", sig: "u", writable: false },
-        Attribute { name: "primary", sig: "b", writable: false },
-        Attribute { name: "origin", sig: "b", writable: false },
-        Attribute { name: "originX", sig: "i", writable: false },
-        Attribute { name: "originY", sig: "i", writable: false },
-        Attribute { name: "width", sig: "u", writable: false },
-        Attribute { name: "height", sig: "u", writable: false },
-        Attribute { name: "bitsPerPixel", sig: "u", writable: false },
-        Attribute { name: "extendedInfo", sig: "s", writable: false },
+        Attribute {
+            name: "screenId",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "guestMonitorStatus",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "primary",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "origin",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "originX",
+            sig: "i",
+            writable: false,
+        },
+        Attribute {
+            name: "originY",
+            sig: "i",
+            writable: false,
+        },
+        Attribute {
+            name: "width",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "height",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "bitsPerPixel",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "extendedInfo",
+            sig: "s",
+            writable: false,
+        },
     ],
     methods: &[],
 };
@@ -603,16 +1642,56 @@ pub static I_STORAGE_CONTROLLER: Interface = Interface {
     name: "IStorageController",
     extends: None,
     attributes: &[
-        Attribute { name: "name", sig: "s", writable: true },
-        Attribute { name: "maxDevicesPerPortCount", sig: "u", writable: false },
-        Attribute { name: "minPortCount", sig: "u", writable: false },
-        Attribute { name: "maxPortCount", sig: "u", writable: false },
-        Attribute { name: "instance", sig: "u", writable: true },
-        Attribute { name: "portCount", sig: "u", writable: true },
-        Attribute { name: "bus", sig: "u", writable: false },
-        Attribute { name: "controllerType", sig: "u", writable: true },
-        Attribute { name: "useHostIOCache", sig: "b", writable: true },
-        Attribute { name: "bootable", sig: "b", writable: false },
+        Attribute {
+            name: "name",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "maxDevicesPerPortCount",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "minPortCount",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "maxPortCount",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "instance",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "portCount",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "bus",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "controllerType",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "useHostIOCache",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "bootable",
+            sig: "b",
+            writable: false,
+        },
     ],
     methods: &[],
 };
@@ -621,44 +1700,148 @@ pub static I_NETWORK_ADAPTER: Interface = Interface {
     name: "INetworkAdapter",
     extends: None,
     attributes: &[
-        Attribute { name: "adapterType", sig: "u", writable: true },
-        Attribute { name: "slot", sig: "u", writable: false },
-        Attribute { name: "enabled", sig: "b", writable: true },
-        Attribute { name: "MACAddress", sig: "s", writable: true },
-        Attribute { name: "attachmentType", sig: "u", writable: true },
-        Attribute { name: "bridgedInterface", sig: "s", writable: true },
-        Attribute { name: "hostOnlyInterface", sig: "s", writable: true },
-        Attribute { name: "hostOnlyNetwork", sig: "s", writable: true },
-        Attribute { name: "internalNetwork", sig: "s", writable: true },
-        Attribute { name: "NATNetwork", sig: "s", writable: true },
-        Attribute { name: "genericDriver", sig: "s", writable: true },
-        Attribute { name: "cloudNetwork", sig: "s", writable: true },
-        Attribute { name: "cableConnected", sig: "b", writable: true },
-        Attribute { name: "lineSpeed", sig: "u", writable: true },
-        Attribute { name: "promiscModePolicy", sig: "u", writable: true },
-        Attribute { name: "traceEnabled", sig: "b", writable: true },
-        Attribute { name: "traceFile", sig: "s", writable: true },
-        Attribute { name: "NATEngine", sig: "o", writable: false },
-        Attribute { name: "bootPriority", sig: "u", writable: true },
-        Attribute { name: "bandwidthGroup", sig: "o", writable: true },
+        Attribute {
+            name: "adapterType",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "slot",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "enabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "MACAddress",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "attachmentType",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "bridgedInterface",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "hostOnlyInterface",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "hostOnlyNetwork",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "internalNetwork",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "NATNetwork",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "genericDriver",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "cloudNetwork",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "cableConnected",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "lineSpeed",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "promiscModePolicy",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "traceEnabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "traceFile",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "NATEngine",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "bootPriority",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "bandwidthGroup",
+            sig: "o",
+            writable: true,
+        },
     ],
     methods: &[
         Method {
             name: "getProperty",
-            ins: &[Param { name: "key", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "s" }],
+            ins: &[Param {
+                name: "key",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "s",
+            }],
         },
         Method {
             name: "setProperty",
-            ins: &[Param { name: "key", sig: "s" }, Param { name: "value", sig: "s" }],
+            ins: &[
+                Param {
+                    name: "key",
+                    sig: "s",
+                },
+                Param {
+                    name: "value",
+                    sig: "s",
+                },
+            ],
             outs: &[],
         },
         Method {
             name: "getProperties",
-            ins: &[Param { name: "names", sig: "s" }],
+            ins: &[Param {
+                name: "names",
+                sig: "s",
+            }],
             outs: &[
-                Param { name: "returnval", sig: "as" },
-                Param { name: "returnNames", sig: "as" },
+                Param {
+                    name: "returnval",
+                    sig: "as",
+                },
+                Param {
+                    name: "returnNames",
+                    sig: "as",
+                },
             ],
         },
     ],
@@ -668,33 +1851,106 @@ pub static I_NAT_ENGINE: Interface = Interface {
     name: "INATEngine",
     extends: None,
     attributes: &[
-        Attribute { name: "network", sig: "s", writable: true },
-        Attribute { name: "hostIP", sig: "s", writable: true },
-        Attribute { name: "TFTPPrefix", sig: "s", writable: true },
-        Attribute { name: "TFTPBootFile", sig: "s", writable: true },
-        Attribute { name: "TFTPNextServer", sig: "s", writable: true },
-        Attribute { name: "aliasMode", sig: "u", writable: true },
-        Attribute { name: "DNSPassDomain", sig: "b", writable: true },
-        Attribute { name: "DNSProxy", sig: "b", writable: true },
-        Attribute { name: "DNSUseHostResolver", sig: "b", writable: true },
-        Attribute { name: "redirects", sig: "as", writable: false },
-        Attribute { name: "localhostReachable", sig: "b", writable: true },
-        Attribute { name: "networkSettings", sig: "u", writable: true },
+        Attribute {
+            name: "network",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "hostIP",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "TFTPPrefix",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "TFTPBootFile",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "TFTPNextServer",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "aliasMode",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "DNSPassDomain",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "DNSProxy",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "DNSUseHostResolver",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "redirects",
+            sig: "as",
+            writable: false,
+        },
+        Attribute {
+            name: "localhostReachable",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "networkSettings",
+            sig: "u",
+            writable: true,
+        },
     ],
     methods: &[
         Method {
             name: "addRedirect",
             ins: &[
-                Param { name: "name", sig: "s" },
-                Param { name: "proto", sig: "u" },
-                Param { name: "hostIP", sig: "s" },
-                Param { name: "hostPort", sig: "q" },
-                Param { name: "guestIP", sig: "s" },
-                Param { name: "guestPort", sig: "q" },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "proto",
+                    sig: "u",
+                },
+                Param {
+                    name: "hostIP",
+                    sig: "s",
+                },
+                Param {
+                    name: "hostPort",
+                    sig: "q",
+                },
+                Param {
+                    name: "guestIP",
+                    sig: "s",
+                },
+                Param {
+                    name: "guestPort",
+                    sig: "q",
+                },
             ],
             outs: &[],
         },
-        Method { name: "removeRedirect", ins: &[Param { name: "name", sig: "s" }], outs: &[] },
+        Method {
+            name: "removeRedirect",
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
+            outs: &[],
+        },
     ],
 };
 
@@ -702,14 +1958,46 @@ pub static I_SERIAL_PORT: Interface = Interface {
     name: "ISerialPort",
     extends: None,
     attributes: &[
-        Attribute { name: "slot", sig: "u", writable: false },
-        Attribute { name: "enabled", sig: "b", writable: true },
-        Attribute { name: "IOBase", sig: "u", writable: true },
-        Attribute { name: "IRQ", sig: "u", writable: true },
-        Attribute { name: "hostMode", sig: "u", writable: true },
-        Attribute { name: "server", sig: "b", writable: true },
-        Attribute { name: "path", sig: "s", writable: true },
-        Attribute { name: "uartType", sig: "u", writable: true },
+        Attribute {
+            name: "slot",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "enabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "IOBase",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "IRQ",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "hostMode",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "server",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "path",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "uartType",
+            sig: "u",
+            writable: true,
+        },
     ],
     methods: &[],
 };
@@ -718,11 +2006,31 @@ pub static I_PARALLEL_PORT: Interface = Interface {
     name: "IParallelPort",
     extends: None,
     attributes: &[
-        Attribute { name: "slot", sig: "u", writable: false },
-        Attribute { name: "enabled", sig: "b", writable: true },
-        Attribute { name: "IOBase", sig: "u", writable: true },
-        Attribute { name: "IRQ", sig: "u", writable: true },
-        Attribute { name: "path", sig: "s", writable: true },
+        Attribute {
+            name: "slot",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "enabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "IOBase",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "IRQ",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "path",
+            sig: "s",
+            writable: true,
+        },
     ],
     methods: &[],
 };
@@ -730,16 +2038,35 @@ pub static I_PARALLEL_PORT: Interface = Interface {
 pub static I_AUDIO_SETTINGS: Interface = Interface {
     name: "IAudioSettings",
     extends: None,
-    attributes: &[Attribute { name: "adapter", sig: "o", writable: false }],
+    attributes: &[Attribute {
+        name: "adapter",
+        sig: "o",
+        writable: false,
+    }],
     methods: &[
         Method {
             name: "getHostAudioDevice",
-            ins: &[Param { name: "usage", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "s" }],
+            ins: &[Param {
+                name: "usage",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "s",
+            }],
         },
         Method {
             name: "setHostAudioDevice",
-            ins: &[Param { name: "device", sig: "s" }, Param { name: "usage", sig: "u" }],
+            ins: &[
+                Param {
+                    name: "device",
+                    sig: "s",
+                },
+                Param {
+                    name: "usage",
+                    sig: "u",
+                },
+            ],
             outs: &[],
         },
     ],
@@ -749,24 +2076,67 @@ pub static I_AUDIO_ADAPTER: Interface = Interface {
     name: "IAudioAdapter",
     extends: None,
     attributes: &[
-        Attribute { name: "enabled", sig: "b", writable: true },
-        Attribute { name: "enabledIn", sig: "b", writable: true },
-        Attribute { name: "enabledOut", sig: "b", writable: true },
-        Attribute { name: "audioController", sig: "u", writable: true },
-        Attribute { name: "audioCodec", sig: "u", writable: true },
-        Attribute { name: "audioDriver", sig: "u", writable: true },
-        Attribute { name: "propertiesList", sig: "as", writable: false },
+        Attribute {
+            name: "enabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "enabledIn",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "enabledOut",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "audioController",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "audioCodec",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "audioDriver",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "propertiesList",
+            sig: "as",
+            writable: false,
+        },
     ],
     methods: &[
         Method {
             name: "setProperty",
-            ins: &[Param { name: "key", sig: "s" }, Param { name: "value", sig: "s" }],
+            ins: &[
+                Param {
+                    name: "key",
+                    sig: "s",
+                },
+                Param {
+                    name: "value",
+                    sig: "s",
+                },
+            ],
             outs: &[],
         },
         Method {
             name: "getProperty",
-            ins: &[Param { name: "key", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "s" }],
+            ins: &[Param {
+                name: "key",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "s",
+            }],
         },
     ],
 };
@@ -775,9 +2145,21 @@ pub static I_USB_CONTROLLER: Interface = Interface {
     name: "IUSBController",
     extends: None,
     attributes: &[
-        Attribute { name: "name", sig: "s", writable: true },
-        Attribute { name: "type", sig: "u", writable: true },
-        Attribute { name: "USBStandard", sig: "q", writable: false },
+        Attribute {
+            name: "name",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "type",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "USBStandard",
+            sig: "q",
+            writable: false,
+        },
     ],
     methods: &[],
 };
@@ -785,22 +2167,47 @@ pub static I_USB_CONTROLLER: Interface = Interface {
 pub static I_USB_DEVICE_FILTERS: Interface = Interface {
     name: "IUSBDeviceFilters",
     extends: None,
-    attributes: &[Attribute { name: "deviceFilters", sig: "ao", writable: false }],
+    attributes: &[Attribute {
+        name: "deviceFilters",
+        sig: "ao",
+        writable: false,
+    }],
     methods: &[
         Method {
             name: "createDeviceFilter",
-            ins: &[Param { name: "name", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "insertDeviceFilter",
-            ins: &[Param { name: "position", sig: "u" }, Param { name: "filter", sig: "o" }],
+            ins: &[
+                Param {
+                    name: "position",
+                    sig: "u",
+                },
+                Param {
+                    name: "filter",
+                    sig: "o",
+                },
+            ],
             outs: &[],
         },
         Method {
             name: "removeDeviceFilter",
-            ins: &[Param { name: "position", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "position",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
     ],
 };
@@ -809,17 +2216,61 @@ pub static I_USB_DEVICE_FILTER: Interface = Interface {
     name: "IUSBDeviceFilter",
     extends: None,
     attributes: &[
-        Attribute { name: "name", sig: "s", writable: true },
-        Attribute { name: "active", sig: "b", writable: true },
-        Attribute { name: "vendorId", sig: "s", writable: true },
-        Attribute { name: "productId", sig: "s", writable: true },
-        Attribute { name: "revision", sig: "s", writable: true },
-        Attribute { name: "manufacturer", sig: "s", writable: true },
-        Attribute { name: "product", sig: "s", writable: true },
-        Attribute { name: "serialNumber", sig: "s", writable: true },
-        Attribute { name: "port", sig: "s", writable: true },
-        Attribute { name: "remote", sig: "s", writable: true },
-        Attribute { name: "maskedInterfaces", sig: "u", writable: true },
+        Attribute {
+            name: "name",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "active",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "vendorId",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "productId",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "revision",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "manufacturer",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "product",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "serialNumber",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "port",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "remote",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "maskedInterfaces",
+            sig: "u",
+            writable: true,
+        },
     ],
     methods: &[],
 };
@@ -828,21 +2279,81 @@ pub static I_USB_DEVICE: Interface = Interface {
     name: "IUSBDevice",
     extends: None,
     attributes: &[
-        Attribute { name: "id", sig: "s", writable: false },
-        Attribute { name: "vendorId", sig: "q", writable: false },
-        Attribute { name: "productId", sig: "q", writable: false },
-        Attribute { name: "revision", sig: "q", writable: false },
-        Attribute { name: "manufacturer", sig: "s", writable: false },
-        Attribute { name: "product", sig: "s", writable: false },
-        Attribute { name: "serialNumber", sig: "s", writable: false },
-        Attribute { name: "address", sig: "s", writable: false },
-        Attribute { name: "port", sig: "q", writable: false },
-        Attribute { name: "portPath", sig: "s", writable: false },
-        Attribute { name: "version", sig: "q", writable: false },
-        Attribute { name: "speed", sig: "u", writable: false },
-        Attribute { name: "remote", sig: "b", writable: false },
-        Attribute { name: "deviceInfo", sig: "as", writable: false },
-        Attribute { name: "backend", sig: "s", writable: false },
+        Attribute {
+            name: "id",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "vendorId",
+            sig: "q",
+            writable: false,
+        },
+        Attribute {
+            name: "productId",
+            sig: "q",
+            writable: false,
+        },
+        Attribute {
+            name: "revision",
+            sig: "q",
+            writable: false,
+        },
+        Attribute {
+            name: "manufacturer",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "product",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "serialNumber",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "address",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "port",
+            sig: "q",
+            writable: false,
+        },
+        Attribute {
+            name: "portPath",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "version",
+            sig: "q",
+            writable: false,
+        },
+        Attribute {
+            name: "speed",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "remote",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "deviceInfo",
+            sig: "as",
+            writable: false,
+        },
+        Attribute {
+            name: "backend",
+            sig: "s",
+            writable: false,
+        },
     ],
     methods: &[],
 };
@@ -852,39 +2363,97 @@ pub static I_EVENT_SOURCE: Interface = Interface {
     extends: None,
     attributes: &[],
     methods: &[
-        Method { name: "createListener", ins: &[], outs: &[Param { name: "returnval", sig: "o" }] },
+        Method {
+            name: "createListener",
+            ins: &[],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
+        },
         Method {
             name: "createAggregator",
-            ins: &[Param { name: "subordinates", sig: "ao" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "subordinates",
+                sig: "ao",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "registerListener",
             ins: &[
-                Param { name: "listener", sig: "o" },
-                Param { name: "interesting", sig: "au" },
-                Param { name: "active", sig: "b" },
+                Param {
+                    name: "listener",
+                    sig: "o",
+                },
+                Param {
+                    name: "interesting",
+                    sig: "au",
+                },
+                Param {
+                    name: "active",
+                    sig: "b",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "unregisterListener",
-            ins: &[Param { name: "listener", sig: "o" }],
+            ins: &[Param {
+                name: "listener",
+                sig: "o",
+            }],
             outs: &[],
         },
         Method {
             name: "fireEvent",
-            ins: &[Param { name: "event", sig: "o" }, Param { name: "timeout", sig: "i" }],
-            outs: &[Param { name: "returnval", sig: "b" }],
+            ins: &[
+                Param {
+                    name: "event",
+                    sig: "o",
+                },
+                Param {
+                    name: "timeout",
+                    sig: "i",
+                },
+            ],
+            outs: &[Param {
+                name: "returnval",
+                sig: "b",
+            }],
         },
         Method {
             name: "getEvent",
-            ins: &[Param { name: "listener", sig: "o" }, Param { name: "timeout", sig: "i" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[
+                Param {
+                    name: "listener",
+                    sig: "o",
+                },
+                Param {
+                    name: "timeout",
+                    sig: "i",
+                },
+            ],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "eventProcessed",
-            ins: &[Param { name: "listener", sig: "o" }, Param { name: "event", sig: "o" }],
+            ins: &[
+                Param {
+                    name: "listener",
+                    sig: "o",
+                },
+                Param {
+                    name: "event",
+                    sig: "o",
+                },
+            ],
             outs: &[],
         },
     ],
@@ -896,7 +2465,10 @@ pub static I_EVENT_LISTENER: Interface = Interface {
     attributes: &[],
     methods: &[Method {
         name: "handleEvent",
-        ins: &[Param { name: "event", sig: "o" }],
+        ins: &[Param {
+            name: "event",
+            sig: "o",
+        }],
         outs: &[],
     }],
 };
@@ -905,16 +2477,38 @@ pub static I_EVENT: Interface = Interface {
     name: "IEvent",
     extends: None,
     attributes: &[
-        Attribute { name: "type", sig: "u", writable: false },
-        Attribute { name: "source", sig: "o", writable: false },
-        Attribute { name: "waitable", sig: "b", writable: false },
+        Attribute {
+            name: "type",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "source",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "waitable",
+            sig: "b",
+            writable: false,
+        },
     ],
     methods: &[
-        Method { name: "setProcessed", ins: &[], outs: &[] },
+        Method {
+            name: "setProcessed",
+            ins: &[],
+            outs: &[],
+        },
         Method {
             name: "waitProcessed",
-            ins: &[Param { name: "timeout", sig: "i" }],
-            outs: &[Param { name: "returnval", sig: "b" }],
+            ins: &[Param {
+                name: "timeout",
+                sig: "i",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "b",
+            }],
         },
     ],
 };
@@ -922,57 +2516,121 @@ pub static I_EVENT: Interface = Interface {
 pub static I_REUSABLE_EVENT: Interface = Interface {
     name: "IReusableEvent",
     extends: Some(&I_EVENT),
-    attributes: &[Attribute { name: "generation", sig: "u", writable: false }],
-    methods: &[Method { name: "reuse", ins: &[], outs: &[] }],
+    attributes: &[Attribute {
+        name: "generation",
+        sig: "u",
+        writable: false,
+    }],
+    methods: &[Method {
+        name: "reuse",
+        ins: &[],
+        outs: &[],
+    }],
 };
 
 pub static I_VETO_EVENT: Interface = Interface {
     name: "IVetoEvent",
     extends: Some(&I_EVENT),
     attributes: &[
-        Attribute { name: "vetos", sig: "as", writable: false },
-        Attribute { name: "approvals", sig: "as", writable: false },
+        Attribute {
+            name: "vetos",
+            sig: "as",
+            writable: false,
+        },
+        Attribute {
+            name: "approvals",
+            sig: "as",
+            writable: false,
+        },
     ],
     methods: &[
-        Method { name: "addVeto", ins: &[Param { name: "reason", sig: "s" }], outs: &[] },
-        Method { name: "isVetoed", ins: &[], outs: &[Param { name: "returnval", sig: "b" }] },
-        Method { name: "addApproval", ins: &[Param { name: "reason", sig: "s" }], outs: &[] },
-        Method { name: "isApproved", ins: &[], outs: &[Param { name: "returnval", sig: "b" }] },
+        Method {
+            name: "addVeto",
+            ins: &[Param {
+                name: "reason",
+                sig: "s",
+            }],
+            outs: &[],
+        },
+        Method {
+            name: "isVetoed",
+            ins: &[],
+            outs: &[Param {
+                name: "returnval",
+                sig: "b",
+            }],
+        },
+        Method {
+            name: "addApproval",
+            ins: &[Param {
+                name: "reason",
+                sig: "s",
+            }],
+            outs: &[],
+        },
+        Method {
+            name: "isApproved",
+            ins: &[],
+            outs: &[Param {
+                name: "returnval",
+                sig: "b",
+            }],
+        },
     ],
 };
 
 pub static I_MACHINE_EVENT: Interface = Interface {
     name: "IMachineEvent",
     extends: Some(&I_EVENT),
-    attributes: &[Attribute { name: "machineId", sig: "s", writable: false }],
+    attributes: &[Attribute {
+        name: "machineId",
+        sig: "s",
+        writable: false,
+    }],
     methods: &[],
 };
 
 pub static I_MACHINE_STATE_CHANGED_EVENT: Interface = Interface {
     name: "IMachineStateChangedEvent",
     extends: Some(&I_MACHINE_EVENT),
-    attributes: &[Attribute { name: "state", sig: "u", writable: false }],
+    attributes: &[Attribute {
+        name: "state",
+        sig: "u",
+        writable: false,
+    }],
     methods: &[],
 };
 
 pub static I_MACHINE_DATA_CHANGED_EVENT: Interface = Interface {
     name: "IMachineDataChangedEvent",
     extends: Some(&I_MACHINE_EVENT),
-    attributes: &[Attribute { name: "temporary", sig: "b", writable: false }],
+    attributes: &[Attribute {
+        name: "temporary",
+        sig: "b",
+        writable: false,
+    }],
     methods: &[],
 };
 
 pub static I_MACHINE_REGISTERED_EVENT: Interface = Interface {
     name: "IMachineRegisteredEvent",
     extends: Some(&I_MACHINE_EVENT),
-    attributes: &[Attribute { name: "registered", sig: "b", writable: false }],
+    attributes: &[Attribute {
+        name: "registered",
+        sig: "b",
+        writable: false,
+    }],
     methods: &[],
 };
 
 pub static I_MACHINE_GROUPS_CHANGED_EVENT: Interface = Interface {
     name: "IMachineGroupsChangedEvent",
     extends: Some(&I_MACHINE_EVENT),
-    attributes: &[Attribute { name: "dummy", sig: "b", writable: false }],
+    attributes: &[Attribute {
+        name: "dummy",
+        sig: "b",
+        writable: false,
+    }],
     methods: &[],
 };
 
@@ -980,9 +2638,21 @@ pub static I_MEDIUM_REGISTERED_EVENT: Interface = Interface {
     name: "IMediumRegisteredEvent",
     extends: Some(&I_EVENT),
     attributes: &[
-        Attribute { name: "mediumId", sig: "s", writable: false },
-        Attribute { name: "mediumType", sig: "u", writable: false },
-        Attribute { name: "registered", sig: "b", writable: false },
+        Attribute {
+            name: "mediumId",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "mediumType",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "registered",
+            sig: "b",
+            writable: false,
+        },
     ],
     methods: &[],
 };
@@ -990,14 +2660,22 @@ pub static I_MEDIUM_REGISTERED_EVENT: Interface = Interface {
 pub static I_MEDIUM_CONFIG_CHANGED_EVENT: Interface = Interface {
     name: "IMediumConfigChangedEvent",
     extends: Some(&I_EVENT),
-    attributes: &[Attribute { name: "medium", sig: "o", writable: false }],
+    attributes: &[Attribute {
+        name: "medium",
+        sig: "o",
+        writable: false,
+    }],
     methods: &[],
 };
 
 pub static I_SESSION_STATE_CHANGED_EVENT: Interface = Interface {
     name: "ISessionStateChangedEvent",
     extends: Some(&I_MACHINE_EVENT),
-    attributes: &[Attribute { name: "state", sig: "u", writable: false }],
+    attributes: &[Attribute {
+        name: "state",
+        sig: "u",
+        writable: false,
+    }],
     methods: &[],
 };
 
@@ -1005,10 +2683,26 @@ pub static I_GUEST_PROPERTY_CHANGED_EVENT: Interface = Interface {
     name: "IGuestPropertyChangedEvent",
     extends: Some(&I_MACHINE_EVENT),
     attributes: &[
-        Attribute { name: "name", sig: "s", writable: false },
-        Attribute { name: "value", sig: "s", writable: false },
-        Attribute { name: "flags", sig: "s", writable: false },
-        Attribute { name: "FWasDeleted", sig: "b", writable: false },
+        Attribute {
+            name: "name",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "value",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "flags",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "FWasDeleted",
+            sig: "b",
+            writable: false,
+        },
     ],
     methods: &[],
 };
@@ -1017,9 +2711,21 @@ pub static I_EXTRA_DATA_CHANGED_EVENT: Interface = Interface {
     name: "IExtraDataChangedEvent",
     extends: Some(&I_EVENT),
     attributes: &[
-        Attribute { name: "machineId", sig: "s", writable: false },
-        Attribute { name: "key", sig: "s", writable: false },
-        Attribute { name: "value", sig: "s", writable: false },
+        Attribute {
+            name: "machineId",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "key",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "value",
+            sig: "s",
+            writable: false,
+        },
     ],
     methods: &[],
 };
@@ -1028,9 +2734,21 @@ pub static I_EXTRA_DATA_CAN_CHANGE_EVENT: Interface = Interface {
     name: "IExtraDataCanChangeEvent",
     extends: Some(&I_VETO_EVENT),
     attributes: &[
-        Attribute { name: "machineId", sig: "s", writable: false },
-        Attribute { name: "key", sig: "s", writable: false },
-        Attribute { name: "value", sig: "s", writable: false },
+        Attribute {
+            name: "machineId",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "key",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "value",
+            sig: "s",
+            writable: false,
+        },
     ],
     methods: &[],
 };
@@ -1038,7 +2756,11 @@ pub static I_EXTRA_DATA_CAN_CHANGE_EVENT: Interface = Interface {
 pub static I_SNAPSHOT_EVENT: Interface = Interface {
     name: "ISnapshotEvent",
     extends: Some(&I_MACHINE_EVENT),
-    attributes: &[Attribute { name: "snapshotId", sig: "s", writable: false }],
+    attributes: &[Attribute {
+        name: "snapshotId",
+        sig: "s",
+        writable: false,
+    }],
     methods: &[],
 };
 
@@ -1073,28 +2795,44 @@ pub static I_SNAPSHOT_CHANGED_EVENT: Interface = Interface {
 pub static I_STATE_CHANGED_EVENT: Interface = Interface {
     name: "IStateChangedEvent",
     extends: Some(&I_EVENT),
-    attributes: &[Attribute { name: "state", sig: "u", writable: false }],
+    attributes: &[Attribute {
+        name: "state",
+        sig: "u",
+        writable: false,
+    }],
     methods: &[],
 };
 
 pub static I_NETWORK_ADAPTER_CHANGED_EVENT: Interface = Interface {
     name: "INetworkAdapterChangedEvent",
     extends: Some(&I_EVENT),
-    attributes: &[Attribute { name: "networkAdapter", sig: "o", writable: false }],
+    attributes: &[Attribute {
+        name: "networkAdapter",
+        sig: "o",
+        writable: false,
+    }],
     methods: &[],
 };
 
 pub static I_SERIAL_PORT_CHANGED_EVENT: Interface = Interface {
     name: "ISerialPortChangedEvent",
     extends: Some(&I_EVENT),
-    attributes: &[Attribute { name: "serialPort", sig: "o", writable: false }],
+    attributes: &[Attribute {
+        name: "serialPort",
+        sig: "o",
+        writable: false,
+    }],
     methods: &[],
 };
 
 pub static I_PARALLEL_PORT_CHANGED_EVENT: Interface = Interface {
     name: "IParallelPortChangedEvent",
     extends: Some(&I_EVENT),
-    attributes: &[Attribute { name: "parallelPort", sig: "o", writable: false }],
+    attributes: &[Attribute {
+        name: "parallelPort",
+        sig: "o",
+        writable: false,
+    }],
     methods: &[],
 };
 
@@ -1102,8 +2840,16 @@ pub static I_STORAGE_CONTROLLER_CHANGED_EVENT: Interface = Interface {
     name: "IStorageControllerChangedEvent",
     extends: Some(&I_EVENT),
     attributes: &[
-        Attribute { name: "machinId", sig: "s", writable: false },
-        Attribute { name: "controllerName", sig: "s", writable: false },
+        Attribute {
+            name: "machinId",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "controllerName",
+            sig: "s",
+            writable: false,
+        },
     ],
     methods: &[],
 };
@@ -1111,7 +2857,11 @@ pub static I_STORAGE_CONTROLLER_CHANGED_EVENT: Interface = Interface {
 pub static I_MEDIUM_CHANGED_EVENT: Interface = Interface {
     name: "IMediumChangedEvent",
     extends: Some(&I_EVENT),
-    attributes: &[Attribute { name: "mediumAttachment", sig: "(oosiiubbbbbbo)", writable: false }],
+    attributes: &[Attribute {
+        name: "mediumAttachment",
+        sig: "(oosiiubbbbbbo)",
+        writable: false,
+    }],
     methods: &[],
 };
 
@@ -1119,9 +2869,21 @@ pub static I_STORAGE_DEVICE_CHANGED_EVENT: Interface = Interface {
     name: "IStorageDeviceChangedEvent",
     extends: Some(&I_EVENT),
     attributes: &[
-        Attribute { name: "storageDevice", sig: "(oosiiubbbbbbo)", writable: false },
-        Attribute { name: "removed", sig: "b", writable: false },
-        Attribute { name: "silent", sig: "b", writable: false },
+        Attribute {
+            name: "storageDevice",
+            sig: "(oosiiubbbbbbo)",
+            writable: false,
+        },
+        Attribute {
+            name: "removed",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "silent",
+            sig: "b",
+            writable: false,
+        },
     ],
     methods: &[],
 };
@@ -1129,7 +2891,11 @@ pub static I_STORAGE_DEVICE_CHANGED_EVENT: Interface = Interface {
 pub static I_CPU_EXECUTION_CAP_CHANGED_EVENT: Interface = Interface {
     name: "ICPUExecutionCapChangedEvent",
     extends: Some(&I_EVENT),
-    attributes: &[Attribute { name: "executionCap", sig: "u", writable: false }],
+    attributes: &[Attribute {
+        name: "executionCap",
+        sig: "u",
+        writable: false,
+    }],
     methods: &[],
 };
 
@@ -1137,9 +2903,21 @@ pub static I_KEYBOARD_LEDS_CHANGED_EVENT: Interface = Interface {
     name: "IKeyboardLedsChangedEvent",
     extends: Some(&I_EVENT),
     attributes: &[
-        Attribute { name: "numLock", sig: "b", writable: false },
-        Attribute { name: "capsLock", sig: "b", writable: false },
-        Attribute { name: "scrollLock", sig: "b", writable: false },
+        Attribute {
+            name: "numLock",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "capsLock",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "scrollLock",
+            sig: "b",
+            writable: false,
+        },
     ],
     methods: &[],
 };
@@ -1148,13 +2926,41 @@ pub static I_MOUSE_POINTER_SHAPE_CHANGED_EVENT: Interface = Interface {
     name: "IMousePointerShapeChangedEvent",
     extends: Some(&I_EVENT),
     attributes: &[
-        Attribute { name: "visible", sig: "b", writable: false },
-        Attribute { name: "alpha", sig: "b", writable: false },
-        Attribute { name: "xhot", sig: "u", writable: false },
-        Attribute { name: "yhot", sig: "u", writable: false },
-        Attribute { name: "width", sig: "u", writable: false },
-        Attribute { name: "height", sig: "u", writable: false },
-        Attribute { name: "shape", sig: "ay", writable: false },
+        Attribute {
+            name: "visible",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "alpha",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "xhot",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "yhot",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "width",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "height",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "shape",
+            sig: "ay",
+            writable: false,
+        },
     ],
     methods: &[],
 };
@@ -1163,11 +2969,31 @@ pub static I_MOUSE_CAPABILITY_CHANGED_EVENT: Interface = Interface {
     name: "IMouseCapabilityChangedEvent",
     extends: Some(&I_EVENT),
     attributes: &[
-        Attribute { name: "supportsAbsolute", sig: "b", writable: false },
-        Attribute { name: "supportsRelative", sig: "b", writable: false },
-        Attribute { name: "supportsTouchScreen", sig: "b", writable: false },
-        Attribute { name: "supportsTouchPad", sig: "b", writable: false },
-        Attribute { name: "needsHostCursor", sig: "b", writable: false },
+        Attribute {
+            name: "supportsAbsolute",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "supportsRelative",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "supportsTouchScreen",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "supportsTouchPad",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "needsHostCursor",
+            sig: "b",
+            writable: false,
+        },
     ],
     methods: &[],
 };
@@ -1176,12 +3002,36 @@ pub static I_GUEST_MONITOR_CHANGED_EVENT: Interface = Interface {
     name: "IGuestMonitorChangedEvent",
     extends: Some(&I_EVENT),
     attributes: &[
-        Attribute { name: "changeType", sig: "u", writable: false },
-        Attribute { name: "screenId", sig: "u", writable: false },
-        Attribute { name: "originX", sig: "u", writable: false },
-        Attribute { name: "originY", sig: "u", writable: false },
-        Attribute { name: "width", sig: "u", writable: false },
-        Attribute { name: "height", sig: "u", writable: false },
+        Attribute {
+            name: "changeType",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "screenId",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "originX",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "originY",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "width",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "height",
+            sig: "u",
+            writable: false,
+        },
     ],
     methods: &[],
 };
@@ -1190,9 +3040,21 @@ pub static I_RUNTIME_ERROR_EVENT: Interface = Interface {
     name: "IRuntimeErrorEvent",
     extends: Some(&I_EVENT),
     attributes: &[
-        Attribute { name: "fatal", sig: "b", writable: false },
-        Attribute { name: "id", sig: "s", writable: false },
-        Attribute { name: "message", sig: "s", writable: false },
+        Attribute {
+            name: "fatal",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "id",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "message",
+            sig: "s",
+            writable: false,
+        },
     ],
     methods: &[],
 };
@@ -1200,7 +3062,11 @@ pub static I_RUNTIME_ERROR_EVENT: Interface = Interface {
 pub static I_V_BOX_SVC_AVAILABILITY_CHANGED_EVENT: Interface = Interface {
     name: "IVBoxSVCAvailabilityChangedEvent",
     extends: Some(&I_EVENT),
-    attributes: &[Attribute { name: "available", sig: "b", writable: false }],
+    attributes: &[Attribute {
+        name: "available",
+        sig: "b",
+        writable: false,
+    }],
     methods: &[],
 };
 
@@ -1208,8 +3074,16 @@ pub static I_EVENT_SOURCE_CHANGED_EVENT: Interface = Interface {
     name: "IEventSourceChangedEvent",
     extends: Some(&I_EVENT),
     attributes: &[
-        Attribute { name: "listener", sig: "o", writable: false },
-        Attribute { name: "add", sig: "b", writable: false },
+        Attribute {
+            name: "listener",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "add",
+            sig: "b",
+            writable: false,
+        },
     ],
     methods: &[],
 };
@@ -1224,28 +3098,44 @@ pub static I_VRDE_SERVER_CHANGED_EVENT: Interface = Interface {
 pub static I_SHARED_FOLDER_CHANGED_EVENT: Interface = Interface {
     name: "ISharedFolderChangedEvent",
     extends: Some(&I_EVENT),
-    attributes: &[Attribute { name: "scope", sig: "u", writable: false }],
+    attributes: &[Attribute {
+        name: "scope",
+        sig: "u",
+        writable: false,
+    }],
     methods: &[],
 };
 
 pub static I_PROGRESS_EVENT: Interface = Interface {
     name: "IProgressEvent",
     extends: Some(&I_EVENT),
-    attributes: &[Attribute { name: "progressId", sig: "s", writable: false }],
+    attributes: &[Attribute {
+        name: "progressId",
+        sig: "s",
+        writable: false,
+    }],
     methods: &[],
 };
 
 pub static I_PROGRESS_CREATED_EVENT: Interface = Interface {
     name: "IProgressCreatedEvent",
     extends: Some(&I_PROGRESS_EVENT),
-    attributes: &[Attribute { name: "create", sig: "b", writable: false }],
+    attributes: &[Attribute {
+        name: "create",
+        sig: "b",
+        writable: false,
+    }],
     methods: &[],
 };
 
 pub static I_PROGRESS_PERCENTAGE_CHANGED_EVENT: Interface = Interface {
     name: "IProgressPercentageChangedEvent",
     extends: Some(&I_PROGRESS_EVENT),
-    attributes: &[Attribute { name: "percent", sig: "i", writable: false }],
+    attributes: &[Attribute {
+        name: "percent",
+        sig: "i",
+        writable: false,
+    }],
     methods: &[],
 };
 
@@ -1266,7 +3156,11 @@ pub static I_CAN_SHOW_WINDOW_EVENT: Interface = Interface {
 pub static I_SHOW_WINDOW_EVENT: Interface = Interface {
     name: "IShowWindowEvent",
     extends: Some(&I_EVENT),
-    attributes: &[Attribute { name: "winId", sig: "x", writable: true }],
+    attributes: &[Attribute {
+        name: "winId",
+        sig: "x",
+        writable: true,
+    }],
     methods: &[],
 };
 
@@ -1274,141 +3168,373 @@ pub static I_HOST: Interface = Interface {
     name: "IHost",
     extends: None,
     attributes: &[
-        Attribute { name: "DVDDrives", sig: "ao", writable: false },
-        Attribute { name: "floppyDrives", sig: "ao", writable: false },
-        Attribute { name: "audioDevices", sig: "ao", writable: false },
-        Attribute { name: "USBDevices", sig: "ao", writable: false },
-        Attribute { name: "USBDeviceFilters", sig: "ao", writable: false },
-        Attribute { name: "networkInterfaces", sig: "ao", writable: false },
-        Attribute { name: "nameServers", sig: "as", writable: false },
-        Attribute { name: "domainName", sig: "s", writable: false },
-        Attribute { name: "searchStrings", sig: "as", writable: false },
-        Attribute { name: "processorCount", sig: "u", writable: false },
-        Attribute { name: "processorOnlineCount", sig: "u", writable: false },
-        Attribute { name: "processorCoreCount", sig: "u", writable: false },
-        Attribute { name: "processorOnlineCoreCount", sig: "u", writable: false },
-        Attribute { name: "hostDrives", sig: "ao", writable: false },
-        Attribute { name: "memorySize", sig: "u", writable: false },
-        Attribute { name: "memoryAvailable", sig: "u", writable: false },
-        Attribute { name: "operatingSystem", sig: "s", writable: false },
-        Attribute { name: "OSVersion", sig: "s", writable: false },
-        Attribute { name: "UTCTime", sig: "x", writable: false },
-        Attribute { name: "acceleration3DAvailable", sig: "b", writable: false },
-        Attribute { name: "videoInputDevices", sig: "ao", writable: false },
-        Attribute { name: "updateHost", sig: "o", writable: false },
-        Attribute { name: "updateExtPack", sig: "o", writable: false },
-        Attribute { name: "updateGuestAdditions", sig: "o", writable: false },
+        Attribute {
+            name: "DVDDrives",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "floppyDrives",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "audioDevices",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "USBDevices",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "USBDeviceFilters",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "networkInterfaces",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "nameServers",
+            sig: "as",
+            writable: false,
+        },
+        Attribute {
+            name: "domainName",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "searchStrings",
+            sig: "as",
+            writable: false,
+        },
+        Attribute {
+            name: "processorCount",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "processorOnlineCount",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "processorCoreCount",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "processorOnlineCoreCount",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "hostDrives",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "memorySize",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "memoryAvailable",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "operatingSystem",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "OSVersion",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "UTCTime",
+            sig: "x",
+            writable: false,
+        },
+        Attribute {
+            name: "acceleration3DAvailable",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "videoInputDevices",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "updateHost",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "updateExtPack",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "updateGuestAdditions",
+            sig: "o",
+            writable: false,
+        },
     ],
     methods: &[
         Method {
             name: "getProcessorSpeed",
-            ins: &[Param { name: "cpuId", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "u" }],
+            ins: &[Param {
+                name: "cpuId",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "u",
+            }],
         },
         Method {
             name: "getProcessorFeature",
-            ins: &[Param { name: "feature", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "b" }],
+            ins: &[Param {
+                name: "feature",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "b",
+            }],
         },
         Method {
             name: "getProcessorDescription",
-            ins: &[Param { name: "cpuId", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "s" }],
+            ins: &[Param {
+                name: "cpuId",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "s",
+            }],
         },
         Method {
             name: "getProcessorCPUIDLeaf",
             ins: &[
-                Param { name: "cpuId", sig: "u" },
-                Param { name: "leaf", sig: "u" },
-                Param { name: "subLeaf", sig: "u" },
+                Param {
+                    name: "cpuId",
+                    sig: "u",
+                },
+                Param {
+                    name: "leaf",
+                    sig: "u",
+                },
+                Param {
+                    name: "subLeaf",
+                    sig: "u",
+                },
             ],
             outs: &[
-                Param { name: "valEax", sig: "u" },
-                Param { name: "valEbx", sig: "u" },
-                Param { name: "valEcx", sig: "u" },
-                Param { name: "valEdx", sig: "u" },
+                Param {
+                    name: "valEax",
+                    sig: "u",
+                },
+                Param {
+                    name: "valEbx",
+                    sig: "u",
+                },
+                Param {
+                    name: "valEcx",
+                    sig: "u",
+                },
+                Param {
+                    name: "valEdx",
+                    sig: "u",
+                },
             ],
         },
         Method {
             name: "createHostOnlyNetworkInterface",
             ins: &[],
             outs: &[
-                Param { name: "returnval", sig: "o" },
-                Param { name: "hostInterface", sig: "o" },
+                Param {
+                    name: "returnval",
+                    sig: "o",
+                },
+                Param {
+                    name: "hostInterface",
+                    sig: "o",
+                },
             ],
         },
         Method {
             name: "removeHostOnlyNetworkInterface",
-            ins: &[Param { name: "id", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "id",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "createUSBDeviceFilter",
-            ins: &[Param { name: "name", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "insertUSBDeviceFilter",
-            ins: &[Param { name: "position", sig: "u" }, Param { name: "filter", sig: "o" }],
+            ins: &[
+                Param {
+                    name: "position",
+                    sig: "u",
+                },
+                Param {
+                    name: "filter",
+                    sig: "o",
+                },
+            ],
             outs: &[],
         },
         Method {
             name: "removeUSBDeviceFilter",
-            ins: &[Param { name: "position", sig: "u" }],
+            ins: &[Param {
+                name: "position",
+                sig: "u",
+            }],
             outs: &[],
         },
         Method {
             name: "findHostDVDDrive",
-            ins: &[Param { name: "name", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "findHostFloppyDrive",
-            ins: &[Param { name: "name", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "findHostNetworkInterfaceByName",
-            ins: &[Param { name: "name", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "findHostNetworkInterfaceById",
-            ins: &[Param { name: "id", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "id",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "findHostNetworkInterfacesOfType",
-            ins: &[Param { name: "type", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "ao" }],
+            ins: &[Param {
+                name: "type",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "ao",
+            }],
         },
         Method {
             name: "findUSBDeviceById",
-            ins: &[Param { name: "id", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "id",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "findUSBDeviceByAddress",
-            ins: &[Param { name: "name", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "generateMACAddress",
             ins: &[],
-            outs: &[Param { name: "returnval", sig: "s" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "s",
+            }],
         },
         Method {
             name: "addUSBDeviceSource",
             ins: &[
-                Param { name: "backend", sig: "s" },
-                Param { name: "id", sig: "s" },
-                Param { name: "address", sig: "s" },
-                Param { name: "propertyNames", sig: "as" },
-                Param { name: "propertyValues", sig: "as" },
+                Param {
+                    name: "backend",
+                    sig: "s",
+                },
+                Param {
+                    name: "id",
+                    sig: "s",
+                },
+                Param {
+                    name: "address",
+                    sig: "s",
+                },
+                Param {
+                    name: "propertyNames",
+                    sig: "as",
+                },
+                Param {
+                    name: "propertyValues",
+                    sig: "as",
+                },
             ],
             outs: &[],
         },
-        Method { name: "removeUSBDeviceSource", ins: &[Param { name: "id", sig: "s" }], outs: &[] },
+        Method {
+            name: "removeUSBDeviceSource",
+            ins: &[Param {
+                name: "id",
+                sig: "s",
+            }],
+            outs: &[],
+        },
     ],
 };
 
@@ -1416,13 +3542,41 @@ pub static I_HOST_DRIVE: Interface = Interface {
     name: "IHostDrive",
     extends: None,
     attributes: &[
-        Attribute { name: "drivePath", sig: "s", writable: false },
-        Attribute { name: "partitioningType", sig: "u", writable: false },
-        Attribute { name: "uuid", sig: "s", writable: false },
-        Attribute { name: "sectorSize", sig: "u", writable: false },
-        Attribute { name: "size", sig: "x", writable: false },
-        Attribute { name: "model", sig: "s", writable: false },
-        Attribute { name: "partitions", sig: "a(uxxubuuuuuuusss)", writable: false },
+        Attribute {
+            name: "drivePath",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "partitioningType",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "uuid",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "sectorSize",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "size",
+            sig: "x",
+            writable: false,
+        },
+        Attribute {
+            name: "model",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "partitions",
+            sig: "a(uxxubuuuuuuusss)",
+            writable: false,
+        },
     ],
     methods: &[],
 };
@@ -1431,38 +3585,121 @@ pub static I_HOST_NETWORK_INTERFACE: Interface = Interface {
     name: "IHostNetworkInterface",
     extends: None,
     attributes: &[
-        Attribute { name: "name", sig: "s", writable: false },
-        Attribute { name: "shortName", sig: "s", writable: false },
-        Attribute { name: "id", sig: "s", writable: false },
-        Attribute { name: "networkName", sig: "s", writable: false },
-        Attribute { name: "DHCPEnabled", sig: "b", writable: false },
-        Attribute { name: "IPAddress", sig: "s", writable: false },
-        Attribute { name: "networkMask", sig: "s", writable: false },
-        Attribute { name: "IPV6Supported", sig: "b", writable: false },
-        Attribute { name: "IPV6Address", sig: "s", writable: false },
-        Attribute { name: "IPV6NetworkMaskPrefixLength", sig: "u", writable: false },
-        Attribute { name: "hardwareAddress", sig: "s", writable: false },
-        Attribute { name: "mediumType", sig: "u", writable: false },
-        Attribute { name: "status", sig: "u", writable: false },
-        Attribute { name: "interfaceType", sig: "u", writable: false },
-        Attribute { name: "wireless", sig: "b", writable: false },
+        Attribute {
+            name: "name",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "shortName",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "id",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "networkName",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "DHCPEnabled",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "IPAddress",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "networkMask",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "IPV6Supported",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "IPV6Address",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "IPV6NetworkMaskPrefixLength",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "hardwareAddress",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "mediumType",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "status",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "interfaceType",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "wireless",
+            sig: "b",
+            writable: false,
+        },
     ],
     methods: &[
         Method {
             name: "enableStaticIPConfig",
-            ins: &[Param { name: "IPAddress", sig: "s" }, Param { name: "networkMask", sig: "s" }],
+            ins: &[
+                Param {
+                    name: "IPAddress",
+                    sig: "s",
+                },
+                Param {
+                    name: "networkMask",
+                    sig: "s",
+                },
+            ],
             outs: &[],
         },
         Method {
             name: "enableStaticIPConfigV6",
             ins: &[
-                Param { name: "IPV6Address", sig: "s" },
-                Param { name: "IPV6NetworkMaskPrefixLength", sig: "u" },
+                Param {
+                    name: "IPV6Address",
+                    sig: "s",
+                },
+                Param {
+                    name: "IPV6NetworkMaskPrefixLength",
+                    sig: "u",
+                },
             ],
             outs: &[],
         },
-        Method { name: "enableDynamicIPConfig", ins: &[], outs: &[] },
-        Method { name: "DHCPRediscover", ins: &[], outs: &[] },
+        Method {
+            name: "enableDynamicIPConfig",
+            ins: &[],
+            outs: &[],
+        },
+        Method {
+            name: "DHCPRediscover",
+            ins: &[],
+            outs: &[],
+        },
     ],
 };
 
@@ -1470,36 +3707,98 @@ pub static I_INTERNAL_SESSION_CONTROL: Interface = Interface {
     name: "IInternalSessionControl",
     extends: None,
     attributes: &[
-        Attribute { name: "machineId", sig: "s", writable: false },
-        Attribute { name: "machineState", sig: "u", writable: false },
-        Attribute { name: "lastStateChange", sig: "x", writable: false },
-        Attribute { name: "pid", sig: "u", writable: false },
-        Attribute { name: "sessionName", sig: "s", writable: false },
+        Attribute {
+            name: "machineId",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "machineState",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "lastStateChange",
+            sig: "x",
+            writable: false,
+        },
+        Attribute {
+            name: "pid",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "sessionName",
+            sig: "s",
+            writable: false,
+        },
     ],
     methods: &[
-        Method { name: "assignMachine", ins: &[Param { name: "control", sig: "o" }], outs: &[] },
+        Method {
+            name: "assignMachine",
+            ins: &[Param {
+                name: "control",
+                sig: "o",
+            }],
+            outs: &[],
+        },
         Method {
             name: "onMediumChange",
             ins: &[
-                Param { name: "controller", sig: "s" },
-                Param { name: "port", sig: "i" },
-                Param { name: "device", sig: "i" },
-                Param { name: "force", sig: "b" },
+                Param {
+                    name: "controller",
+                    sig: "s",
+                },
+                Param {
+                    name: "port",
+                    sig: "i",
+                },
+                Param {
+                    name: "device",
+                    sig: "i",
+                },
+                Param {
+                    name: "force",
+                    sig: "b",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "onNetworkAdapterChange",
-            ins: &[Param { name: "slot", sig: "u" }, Param { name: "changeAdapter", sig: "b" }],
+            ins: &[
+                Param {
+                    name: "slot",
+                    sig: "u",
+                },
+                Param {
+                    name: "changeAdapter",
+                    sig: "b",
+                },
+            ],
             outs: &[],
         },
-        Method { name: "onSerialPortChange", ins: &[Param { name: "slot", sig: "u" }], outs: &[] },
+        Method {
+            name: "onSerialPortChange",
+            ins: &[Param {
+                name: "slot",
+                sig: "u",
+            }],
+            outs: &[],
+        },
         Method {
             name: "onCPUExecutionCapChange",
-            ins: &[Param { name: "executionCap", sig: "u" }],
+            ins: &[Param {
+                name: "executionCap",
+                sig: "u",
+            }],
             outs: &[],
         },
-        Method { name: "uninitialize", ins: &[], outs: &[] },
+        Method {
+            name: "uninitialize",
+            ins: &[],
+            outs: &[],
+        },
     ],
 };
 
@@ -1508,38 +3807,88 @@ pub static I_INTERNAL_MACHINE_CONTROL: Interface = Interface {
     extends: None,
     attributes: &[],
     methods: &[
-        Method { name: "attachVMProcess", ins: &[], outs: &[] },
-        Method { name: "updateState", ins: &[Param { name: "state", sig: "u" }], outs: &[] },
+        Method {
+            name: "attachVMProcess",
+            ins: &[],
+            outs: &[],
+        },
+        Method {
+            name: "updateState",
+            ins: &[Param {
+                name: "state",
+                sig: "u",
+            }],
+            outs: &[],
+        },
         Method {
             name: "endPowerUp",
-            ins: &[Param { name: "result", sig: "i" }, Param { name: "text", sig: "s" }],
+            ins: &[
+                Param {
+                    name: "result",
+                    sig: "i",
+                },
+                Param {
+                    name: "text",
+                    sig: "s",
+                },
+            ],
             outs: &[],
         },
         Method {
             name: "pushGuestProperty",
             ins: &[
-                Param { name: "name", sig: "s" },
-                Param { name: "value", sig: "s" },
-                Param { name: "timestamp", sig: "x" },
-                Param { name: "flags", sig: "s" },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "value",
+                    sig: "s",
+                },
+                Param {
+                    name: "timestamp",
+                    sig: "x",
+                },
+                Param {
+                    name: "flags",
+                    sig: "s",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "ejectMedium",
             ins: &[
-                Param { name: "controller", sig: "s" },
-                Param { name: "port", sig: "i" },
-                Param { name: "device", sig: "i" },
+                Param {
+                    name: "controller",
+                    sig: "s",
+                },
+                Param {
+                    name: "port",
+                    sig: "i",
+                },
+                Param {
+                    name: "device",
+                    sig: "i",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "reportRuntimeError",
             ins: &[
-                Param { name: "fatal", sig: "b" },
-                Param { name: "id", sig: "s" },
-                Param { name: "message", sig: "s" },
+                Param {
+                    name: "fatal",
+                    sig: "b",
+                },
+                Param {
+                    name: "id",
+                    sig: "s",
+                },
+                Param {
+                    name: "message",
+                    sig: "s",
+                },
             ],
             outs: &[],
         },
@@ -1550,646 +3899,1781 @@ pub static I_MACHINE: Interface = Interface {
     name: "IMachine",
     extends: None,
     attributes: &[
-        Attribute { name: "parent", sig: "o", writable: false },
-        Attribute { name: "icon", sig: "ay", writable: true },
-        Attribute { name: "accessible", sig: "b", writable: false },
-        Attribute { name: "accessError", sig: "o", writable: false },
-        Attribute { name: "name", sig: "s", writable: true },
-        Attribute { name: "description", sig: "s", writable: true },
-        Attribute { name: "id", sig: "s", writable: false },
-        Attribute { name: "groups", sig: "as", writable: true },
-        Attribute { name: "OSTypeId", sig: "s", writable: true },
-        Attribute { name: "hardwareVersion", sig: "s", writable: true },
-        Attribute { name: "hardwareUUID", sig: "s", writable: true },
-        Attribute { name: "CPUCount", sig: "u", writable: true },
-        Attribute { name: "CPUHotPlugEnabled", sig: "b", writable: true },
-        Attribute { name: "CPUExecutionCap", sig: "u", writable: true },
-        Attribute { name: "CPUIDPortabilityLevel", sig: "u", writable: true },
-        Attribute { name: "memorySize", sig: "u", writable: true },
-        Attribute { name: "memoryBalloonSize", sig: "u", writable: true },
-        Attribute { name: "pageFusionEnabled", sig: "b", writable: true },
-        Attribute { name: "graphicsAdapter", sig: "o", writable: false },
-        Attribute { name: "BIOSSettings", sig: "o", writable: false },
-        Attribute { name: "trustedPlatformModule", sig: "o", writable: false },
-        Attribute { name: "nonVolatileStore", sig: "o", writable: false },
-        Attribute { name: "recordingSettings", sig: "o", writable: false },
-        Attribute { name: "firmwareType", sig: "u", writable: true },
-        Attribute { name: "pointingHIDType", sig: "u", writable: true },
-        Attribute { name: "keyboardHIDType", sig: "u", writable: true },
-        Attribute { name: "HPETEnabled", sig: "b", writable: true },
-        Attribute { name: "chipsetType", sig: "u", writable: true },
-        Attribute { name: "iommuType", sig: "u", writable: true },
-        Attribute { name: "snapshotFolder", sig: "s", writable: true },
-        Attribute { name: "VRDEServer", sig: "o", writable: false },
-        Attribute { name: "emulatedUSBCardReaderEnabled", sig: "b", writable: true },
-        Attribute { name: "mediumAttachments", sig: "a(oosiiubbbbbbo)", writable: false },
-        Attribute { name: "USBControllers", sig: "ao", writable: false },
-        Attribute { name: "USBDeviceFilters", sig: "o", writable: false },
-        Attribute { name: "audioSettings", sig: "o", writable: false },
-        Attribute { name: "storageControllers", sig: "ao", writable: false },
-        Attribute { name: "settingsFilePath", sig: "s", writable: false },
-        Attribute { name: "settingsAuxFilePath", sig: "s", writable: false },
-        Attribute { name: "settingsModified", sig: "b", writable: false },
-        Attribute { name: "sessionState", sig: "u", writable: false },
-        Attribute { name: "sessionName", sig: "s", writable: false },
-        Attribute { name: "sessionPID", sig: "u", writable: false },
-        Attribute { name: "state", sig: "u", writable: false },
-        Attribute { name: "lastStateChange", sig: "x", writable: false },
-        Attribute { name: "stateFilePath", sig: "s", writable: false },
-        Attribute { name: "logFolder", sig: "s", writable: false },
-        Attribute { name: "currentSnapshot", sig: "o", writable: false },
-        Attribute { name: "snapshotCount", sig: "u", writable: false },
-        Attribute { name: "currentStateModified", sig: "b", writable: false },
-        Attribute { name: "sharedFolders", sig: "ao", writable: false },
-        Attribute { name: "clipboardMode", sig: "u", writable: true },
-        Attribute { name: "clipboardFileTransfersEnabled", sig: "b", writable: true },
-        Attribute { name: "dnDMode", sig: "u", writable: true },
-        Attribute { name: "teleporterEnabled", sig: "b", writable: true },
-        Attribute { name: "teleporterPort", sig: "u", writable: true },
-        Attribute { name: "teleporterAddress", sig: "s", writable: true },
-        Attribute { name: "teleporterPassword", sig: "s", writable: true },
-        Attribute { name: "paravirtProvider", sig: "u", writable: true },
-        Attribute { name: "RTCUseUTC", sig: "b", writable: true },
-        Attribute { name: "IOCacheEnabled", sig: "b", writable: true },
-        Attribute { name: "IOCacheSize", sig: "u", writable: true },
-        Attribute { name: "PCIDeviceAssignments", sig: "a(sbii)", writable: false },
-        Attribute { name: "bandwidthControl", sig: "o", writable: false },
-        Attribute { name: "tracingEnabled", sig: "b", writable: true },
-        Attribute { name: "tracingConfig", sig: "s", writable: true },
-        Attribute { name: "allowTracingToAccessVM", sig: "b", writable: true },
-        Attribute { name: "autostartEnabled", sig: "b", writable: true },
-        Attribute { name: "autostartDelay", sig: "u", writable: true },
-        Attribute { name: "autostopType", sig: "u", writable: true },
-        Attribute { name: "defaultFrontend", sig: "s", writable: true },
-        Attribute { name: "USBProxyAvailable", sig: "b", writable: false },
-        Attribute { name: "VMProcessPriority", sig: "u", writable: true },
-        Attribute { name: "paravirtDebug", sig: "s", writable: true },
-        Attribute { name: "CPUProfile", sig: "s", writable: true },
-        Attribute { name: "stateKeyId", sig: "s", writable: false },
-        Attribute { name: "stateKeyStore", sig: "s", writable: false },
-        Attribute { name: "logKeyId", sig: "s", writable: false },
-        Attribute { name: "logKeyStore", sig: "s", writable: false },
-        Attribute { name: "guestDebugControl", sig: "o", writable: false },
+        Attribute {
+            name: "parent",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "icon",
+            sig: "ay",
+            writable: true,
+        },
+        Attribute {
+            name: "accessible",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "accessError",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "name",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "description",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "id",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "groups",
+            sig: "as",
+            writable: true,
+        },
+        Attribute {
+            name: "OSTypeId",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "hardwareVersion",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "hardwareUUID",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "CPUCount",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "CPUHotPlugEnabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "CPUExecutionCap",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "CPUIDPortabilityLevel",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "memorySize",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "memoryBalloonSize",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "pageFusionEnabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "graphicsAdapter",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "BIOSSettings",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "trustedPlatformModule",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "nonVolatileStore",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "recordingSettings",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "firmwareType",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "pointingHIDType",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "keyboardHIDType",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "HPETEnabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "chipsetType",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "iommuType",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "snapshotFolder",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "VRDEServer",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "emulatedUSBCardReaderEnabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "mediumAttachments",
+            sig: "a(oosiiubbbbbbo)",
+            writable: false,
+        },
+        Attribute {
+            name: "USBControllers",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "USBDeviceFilters",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "audioSettings",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "storageControllers",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "settingsFilePath",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "settingsAuxFilePath",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "settingsModified",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "sessionState",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "sessionName",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "sessionPID",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "state",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "lastStateChange",
+            sig: "x",
+            writable: false,
+        },
+        Attribute {
+            name: "stateFilePath",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "logFolder",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "currentSnapshot",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "snapshotCount",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "currentStateModified",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "sharedFolders",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "clipboardMode",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "clipboardFileTransfersEnabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "dnDMode",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "teleporterEnabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "teleporterPort",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "teleporterAddress",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "teleporterPassword",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "paravirtProvider",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "RTCUseUTC",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "IOCacheEnabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "IOCacheSize",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "PCIDeviceAssignments",
+            sig: "a(sbii)",
+            writable: false,
+        },
+        Attribute {
+            name: "bandwidthControl",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "tracingEnabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "tracingConfig",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "allowTracingToAccessVM",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "autostartEnabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "autostartDelay",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "autostopType",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "defaultFrontend",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "USBProxyAvailable",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "VMProcessPriority",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "paravirtDebug",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "CPUProfile",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "stateKeyId",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "stateKeyStore",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "logKeyId",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "logKeyStore",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "guestDebugControl",
+            sig: "o",
+            writable: false,
+        },
     ],
     methods: &[
         Method {
             name: "lockMachine",
-            ins: &[Param { name: "session", sig: "o" }, Param { name: "lockType", sig: "u" }],
+            ins: &[
+                Param {
+                    name: "session",
+                    sig: "o",
+                },
+                Param {
+                    name: "lockType",
+                    sig: "u",
+                },
+            ],
             outs: &[],
         },
         Method {
             name: "launchVMProcess",
             ins: &[
-                Param { name: "session", sig: "o" },
-                Param { name: "name", sig: "s" },
-                Param { name: "environmentChanges", sig: "as" },
+                Param {
+                    name: "session",
+                    sig: "o",
+                },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "environmentChanges",
+                    sig: "as",
+                },
             ],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "setBootOrder",
-            ins: &[Param { name: "position", sig: "u" }, Param { name: "device", sig: "u" }],
+            ins: &[
+                Param {
+                    name: "position",
+                    sig: "u",
+                },
+                Param {
+                    name: "device",
+                    sig: "u",
+                },
+            ],
             outs: &[],
         },
         Method {
             name: "getBootOrder",
-            ins: &[Param { name: "position", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "u" }],
+            ins: &[Param {
+                name: "position",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "u",
+            }],
         },
         Method {
             name: "attachDevice",
             ins: &[
-                Param { name: "name", sig: "s" },
-                Param { name: "controllerPort", sig: "i" },
-                Param { name: "device", sig: "i" },
-                Param { name: "type", sig: "u" },
-                Param { name: "medium", sig: "o" },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "controllerPort",
+                    sig: "i",
+                },
+                Param {
+                    name: "device",
+                    sig: "i",
+                },
+                Param {
+                    name: "type",
+                    sig: "u",
+                },
+                Param {
+                    name: "medium",
+                    sig: "o",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "attachDeviceWithoutMedium",
             ins: &[
-                Param { name: "name", sig: "s" },
-                Param { name: "controllerPort", sig: "i" },
-                Param { name: "device", sig: "i" },
-                Param { name: "type", sig: "u" },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "controllerPort",
+                    sig: "i",
+                },
+                Param {
+                    name: "device",
+                    sig: "i",
+                },
+                Param {
+                    name: "type",
+                    sig: "u",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "detachDevice",
             ins: &[
-                Param { name: "name", sig: "s" },
-                Param { name: "controllerPort", sig: "i" },
-                Param { name: "device", sig: "i" },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "controllerPort",
+                    sig: "i",
+                },
+                Param {
+                    name: "device",
+                    sig: "i",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "passthroughDevice",
             ins: &[
-                Param { name: "name", sig: "s" },
-                Param { name: "controllerPort", sig: "i" },
-                Param { name: "device", sig: "i" },
-                Param { name: "passthrough", sig: "b" },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "controllerPort",
+                    sig: "i",
+                },
+                Param {
+                    name: "device",
+                    sig: "i",
+                },
+                Param {
+                    name: "passthrough",
+                    sig: "b",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "temporaryEjectDevice",
             ins: &[
-                Param { name: "name", sig: "s" },
-                Param { name: "controllerPort", sig: "i" },
-                Param { name: "device", sig: "i" },
-                Param { name: "temporaryEject", sig: "b" },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "controllerPort",
+                    sig: "i",
+                },
+                Param {
+                    name: "device",
+                    sig: "i",
+                },
+                Param {
+                    name: "temporaryEject",
+                    sig: "b",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "nonRotationalDevice",
             ins: &[
-                Param { name: "name", sig: "s" },
-                Param { name: "controllerPort", sig: "i" },
-                Param { name: "device", sig: "i" },
-                Param { name: "nonRotational", sig: "b" },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "controllerPort",
+                    sig: "i",
+                },
+                Param {
+                    name: "device",
+                    sig: "i",
+                },
+                Param {
+                    name: "nonRotational",
+                    sig: "b",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "setAutoDiscardForDevice",
             ins: &[
-                Param { name: "name", sig: "s" },
-                Param { name: "controllerPort", sig: "i" },
-                Param { name: "device", sig: "i" },
-                Param { name: "discard", sig: "b" },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "controllerPort",
+                    sig: "i",
+                },
+                Param {
+                    name: "device",
+                    sig: "i",
+                },
+                Param {
+                    name: "discard",
+                    sig: "b",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "setHotPluggableForDevice",
             ins: &[
-                Param { name: "name", sig: "s" },
-                Param { name: "controllerPort", sig: "i" },
-                Param { name: "device", sig: "i" },
-                Param { name: "hotPluggable", sig: "b" },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "controllerPort",
+                    sig: "i",
+                },
+                Param {
+                    name: "device",
+                    sig: "i",
+                },
+                Param {
+                    name: "hotPluggable",
+                    sig: "b",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "setBandwidthGroupForDevice",
             ins: &[
-                Param { name: "name", sig: "s" },
-                Param { name: "controllerPort", sig: "i" },
-                Param { name: "device", sig: "i" },
-                Param { name: "bandwidthGroup", sig: "o" },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "controllerPort",
+                    sig: "i",
+                },
+                Param {
+                    name: "device",
+                    sig: "i",
+                },
+                Param {
+                    name: "bandwidthGroup",
+                    sig: "o",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "setNoBandwidthGroupForDevice",
             ins: &[
-                Param { name: "name", sig: "s" },
-                Param { name: "controllerPort", sig: "i" },
-                Param { name: "device", sig: "i" },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "controllerPort",
+                    sig: "i",
+                },
+                Param {
+                    name: "device",
+                    sig: "i",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "unmountMedium",
             ins: &[
-                Param { name: "name", sig: "s" },
-                Param { name: "controllerPort", sig: "i" },
-                Param { name: "device", sig: "i" },
-                Param { name: "force", sig: "b" },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "controllerPort",
+                    sig: "i",
+                },
+                Param {
+                    name: "device",
+                    sig: "i",
+                },
+                Param {
+                    name: "force",
+                    sig: "b",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "mountMedium",
             ins: &[
-                Param { name: "name", sig: "s" },
-                Param { name: "controllerPort", sig: "i" },
-                Param { name: "device", sig: "i" },
-                Param { name: "medium", sig: "o" },
-                Param { name: "force", sig: "b" },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "controllerPort",
+                    sig: "i",
+                },
+                Param {
+                    name: "device",
+                    sig: "i",
+                },
+                Param {
+                    name: "medium",
+                    sig: "o",
+                },
+                Param {
+                    name: "force",
+                    sig: "b",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "getMedium",
             ins: &[
-                Param { name: "name", sig: "s" },
-                Param { name: "controllerPort", sig: "i" },
-                Param { name: "device", sig: "i" },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "controllerPort",
+                    sig: "i",
+                },
+                Param {
+                    name: "device",
+                    sig: "i",
+                },
             ],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "getMediumAttachmentsOfController",
-            ins: &[Param { name: "name", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "a(oosiiubbbbbbo)" }],
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "a(oosiiubbbbbbo)",
+            }],
         },
         Method {
             name: "getMediumAttachment",
             ins: &[
-                Param { name: "name", sig: "s" },
-                Param { name: "controllerPort", sig: "i" },
-                Param { name: "device", sig: "i" },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "controllerPort",
+                    sig: "i",
+                },
+                Param {
+                    name: "device",
+                    sig: "i",
+                },
             ],
-            outs: &[Param { name: "returnval", sig: "(oosiiubbbbbbo)" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "(oosiiubbbbbbo)",
+            }],
         },
         Method {
             name: "attachHostPCIDevice",
             ins: &[
-                Param { name: "hostAddress", sig: "i" },
-                Param { name: "desiredGuestAddress", sig: "i" },
-                Param { name: "tryToUnbind", sig: "b" },
+                Param {
+                    name: "hostAddress",
+                    sig: "i",
+                },
+                Param {
+                    name: "desiredGuestAddress",
+                    sig: "i",
+                },
+                Param {
+                    name: "tryToUnbind",
+                    sig: "b",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "detachHostPCIDevice",
-            ins: &[Param { name: "hostAddress", sig: "i" }],
+            ins: &[Param {
+                name: "hostAddress",
+                sig: "i",
+            }],
             outs: &[],
         },
         Method {
             name: "getNetworkAdapter",
-            ins: &[Param { name: "slot", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "slot",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "addStorageController",
-            ins: &[Param { name: "name", sig: "s" }, Param { name: "connectionType", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "connectionType",
+                    sig: "u",
+                },
+            ],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "getStorageControllerByName",
-            ins: &[Param { name: "name", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "getStorageControllerByInstance",
             ins: &[
-                Param { name: "connectionType", sig: "u" },
-                Param { name: "instance", sig: "u" },
+                Param {
+                    name: "connectionType",
+                    sig: "u",
+                },
+                Param {
+                    name: "instance",
+                    sig: "u",
+                },
             ],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "removeStorageController",
-            ins: &[Param { name: "name", sig: "s" }],
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
             outs: &[],
         },
         Method {
             name: "setStorageControllerBootable",
-            ins: &[Param { name: "name", sig: "s" }, Param { name: "bootable", sig: "b" }],
+            ins: &[
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "bootable",
+                    sig: "b",
+                },
+            ],
             outs: &[],
         },
         Method {
             name: "addUSBController",
-            ins: &[Param { name: "name", sig: "s" }, Param { name: "type", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "type",
+                    sig: "u",
+                },
+            ],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
-        Method { name: "removeUSBController", ins: &[Param { name: "name", sig: "s" }], outs: &[] },
+        Method {
+            name: "removeUSBController",
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
+            outs: &[],
+        },
         Method {
             name: "getUSBControllerByName",
-            ins: &[Param { name: "name", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "getUSBControllerCountByType",
-            ins: &[Param { name: "type", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "u" }],
+            ins: &[Param {
+                name: "type",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "u",
+            }],
         },
         Method {
             name: "getSerialPort",
-            ins: &[Param { name: "slot", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "slot",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "getParallelPort",
-            ins: &[Param { name: "slot", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "slot",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "getExtraData",
-            ins: &[Param { name: "key", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "s" }],
+            ins: &[Param {
+                name: "key",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "s",
+            }],
         },
         Method {
             name: "setExtraData",
-            ins: &[Param { name: "key", sig: "s" }, Param { name: "value", sig: "s" }],
+            ins: &[
+                Param {
+                    name: "key",
+                    sig: "s",
+                },
+                Param {
+                    name: "value",
+                    sig: "s",
+                },
+            ],
             outs: &[],
         },
         Method {
             name: "getCPUProperty",
-            ins: &[Param { name: "property", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "b" }],
+            ins: &[Param {
+                name: "property",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "b",
+            }],
         },
         Method {
             name: "setCPUProperty",
-            ins: &[Param { name: "property", sig: "u" }, Param { name: "value", sig: "b" }],
+            ins: &[
+                Param {
+                    name: "property",
+                    sig: "u",
+                },
+                Param {
+                    name: "value",
+                    sig: "b",
+                },
+            ],
             outs: &[],
         },
         Method {
             name: "getCPUIDLeafByOrdinal",
-            ins: &[Param { name: "ordinal", sig: "u" }],
+            ins: &[Param {
+                name: "ordinal",
+                sig: "u",
+            }],
             outs: &[
-                Param { name: "idx", sig: "u" },
-                Param { name: "idxSub", sig: "u" },
-                Param { name: "valEax", sig: "u" },
-                Param { name: "valEbx", sig: "u" },
-                Param { name: "valEcx", sig: "u" },
-                Param { name: "valEdx", sig: "u" },
+                Param {
+                    name: "idx",
+                    sig: "u",
+                },
+                Param {
+                    name: "idxSub",
+                    sig: "u",
+                },
+                Param {
+                    name: "valEax",
+                    sig: "u",
+                },
+                Param {
+                    name: "valEbx",
+                    sig: "u",
+                },
+                Param {
+                    name: "valEcx",
+                    sig: "u",
+                },
+                Param {
+                    name: "valEdx",
+                    sig: "u",
+                },
             ],
         },
         Method {
             name: "getCPUIDLeaf",
-            ins: &[Param { name: "idx", sig: "u" }, Param { name: "idxSub", sig: "u" }],
+            ins: &[
+                Param {
+                    name: "idx",
+                    sig: "u",
+                },
+                Param {
+                    name: "idxSub",
+                    sig: "u",
+                },
+            ],
             outs: &[
-                Param { name: "valEax", sig: "u" },
-                Param { name: "valEbx", sig: "u" },
-                Param { name: "valEcx", sig: "u" },
-                Param { name: "valEdx", sig: "u" },
+                Param {
+                    name: "valEax",
+                    sig: "u",
+                },
+                Param {
+                    name: "valEbx",
+                    sig: "u",
+                },
+                Param {
+                    name: "valEcx",
+                    sig: "u",
+                },
+                Param {
+                    name: "valEdx",
+                    sig: "u",
+                },
             ],
         },
         Method {
             name: "setCPUIDLeaf",
             ins: &[
-                Param { name: "idx", sig: "u" },
-                Param { name: "idxSub", sig: "u" },
-                Param { name: "valEax", sig: "u" },
-                Param { name: "valEbx", sig: "u" },
-                Param { name: "valEcx", sig: "u" },
-                Param { name: "valEdx", sig: "u" },
+                Param {
+                    name: "idx",
+                    sig: "u",
+                },
+                Param {
+                    name: "idxSub",
+                    sig: "u",
+                },
+                Param {
+                    name: "valEax",
+                    sig: "u",
+                },
+                Param {
+                    name: "valEbx",
+                    sig: "u",
+                },
+                Param {
+                    name: "valEcx",
+                    sig: "u",
+                },
+                Param {
+                    name: "valEdx",
+                    sig: "u",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "removeCPUIDLeaf",
-            ins: &[Param { name: "idx", sig: "u" }, Param { name: "idxSub", sig: "u" }],
+            ins: &[
+                Param {
+                    name: "idx",
+                    sig: "u",
+                },
+                Param {
+                    name: "idxSub",
+                    sig: "u",
+                },
+            ],
             outs: &[],
         },
-        Method { name: "removeAllCPUIDLeaves", ins: &[], outs: &[] },
+        Method {
+            name: "removeAllCPUIDLeaves",
+            ins: &[],
+            outs: &[],
+        },
         Method {
             name: "getHWVirtExProperty",
-            ins: &[Param { name: "property", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "b" }],
+            ins: &[Param {
+                name: "property",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "b",
+            }],
         },
         Method {
             name: "setHWVirtExProperty",
-            ins: &[Param { name: "property", sig: "u" }, Param { name: "value", sig: "b" }],
+            ins: &[
+                Param {
+                    name: "property",
+                    sig: "u",
+                },
+                Param {
+                    name: "value",
+                    sig: "b",
+                },
+            ],
             outs: &[],
         },
-        Method { name: "saveSettings", ins: &[], outs: &[] },
-        Method { name: "discardSettings", ins: &[], outs: &[] },
+        Method {
+            name: "saveSettings",
+            ins: &[],
+            outs: &[],
+        },
+        Method {
+            name: "discardSettings",
+            ins: &[],
+            outs: &[],
+        },
         Method {
             name: "unregister",
-            ins: &[Param { name: "cleanupMode", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "ao" }],
+            ins: &[Param {
+                name: "cleanupMode",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "ao",
+            }],
         },
         Method {
             name: "deleteConfig",
-            ins: &[Param { name: "media", sig: "ao" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "media",
+                sig: "ao",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "exportTo",
-            ins: &[Param { name: "appliance", sig: "o" }, Param { name: "location", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[
+                Param {
+                    name: "appliance",
+                    sig: "o",
+                },
+                Param {
+                    name: "location",
+                    sig: "s",
+                },
+            ],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "findSnapshot",
-            ins: &[Param { name: "nameOrId", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "nameOrId",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "createSharedFolder",
             ins: &[
-                Param { name: "name", sig: "s" },
-                Param { name: "hostPath", sig: "s" },
-                Param { name: "writable", sig: "b" },
-                Param { name: "automount", sig: "b" },
-                Param { name: "autoMountPoint", sig: "s" },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "hostPath",
+                    sig: "s",
+                },
+                Param {
+                    name: "writable",
+                    sig: "b",
+                },
+                Param {
+                    name: "automount",
+                    sig: "b",
+                },
+                Param {
+                    name: "autoMountPoint",
+                    sig: "s",
+                },
             ],
             outs: &[],
         },
-        Method { name: "removeSharedFolder", ins: &[Param { name: "name", sig: "s" }], outs: &[] },
+        Method {
+            name: "removeSharedFolder",
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
+            outs: &[],
+        },
         Method {
             name: "canShowConsoleWindow",
             ins: &[],
-            outs: &[Param { name: "returnval", sig: "b" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "b",
+            }],
         },
         Method {
             name: "showConsoleWindow",
             ins: &[],
-            outs: &[Param { name: "returnval", sig: "x" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "x",
+            }],
         },
         Method {
             name: "getGuestProperty",
-            ins: &[Param { name: "name", sig: "s" }],
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
             outs: &[
-                Param { name: "value", sig: "s" },
-                Param { name: "timestamp", sig: "x" },
-                Param { name: "flags", sig: "s" },
+                Param {
+                    name: "value",
+                    sig: "s",
+                },
+                Param {
+                    name: "timestamp",
+                    sig: "x",
+                },
+                Param {
+                    name: "flags",
+                    sig: "s",
+                },
             ],
         },
         Method {
             name: "getGuestPropertyValue",
-            ins: &[Param { name: "property", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "s" }],
+            ins: &[Param {
+                name: "property",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "s",
+            }],
         },
         Method {
             name: "getGuestPropertyTimestamp",
-            ins: &[Param { name: "property", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "x" }],
+            ins: &[Param {
+                name: "property",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "x",
+            }],
         },
         Method {
             name: "setGuestProperty",
             ins: &[
-                Param { name: "property", sig: "s" },
-                Param { name: "value", sig: "s" },
-                Param { name: "flags", sig: "s" },
+                Param {
+                    name: "property",
+                    sig: "s",
+                },
+                Param {
+                    name: "value",
+                    sig: "s",
+                },
+                Param {
+                    name: "flags",
+                    sig: "s",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "setGuestPropertyValue",
-            ins: &[Param { name: "property", sig: "s" }, Param { name: "value", sig: "s" }],
+            ins: &[
+                Param {
+                    name: "property",
+                    sig: "s",
+                },
+                Param {
+                    name: "value",
+                    sig: "s",
+                },
+            ],
             outs: &[],
         },
-        Method { name: "deleteGuestProperty", ins: &[Param { name: "name", sig: "s" }], outs: &[] },
+        Method {
+            name: "deleteGuestProperty",
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
+            outs: &[],
+        },
         Method {
             name: "enumerateGuestProperties",
-            ins: &[Param { name: "patterns", sig: "s" }],
+            ins: &[Param {
+                name: "patterns",
+                sig: "s",
+            }],
             outs: &[
-                Param { name: "names", sig: "as" },
-                Param { name: "values", sig: "as" },
-                Param { name: "timestamps", sig: "ax" },
-                Param { name: "flags", sig: "as" },
+                Param {
+                    name: "names",
+                    sig: "as",
+                },
+                Param {
+                    name: "values",
+                    sig: "as",
+                },
+                Param {
+                    name: "timestamps",
+                    sig: "ax",
+                },
+                Param {
+                    name: "flags",
+                    sig: "as",
+                },
             ],
         },
         Method {
             name: "querySavedGuestScreenInfo",
-            ins: &[Param { name: "screenId", sig: "u" }],
+            ins: &[Param {
+                name: "screenId",
+                sig: "u",
+            }],
             outs: &[
-                Param { name: "originX", sig: "u" },
-                Param { name: "originY", sig: "u" },
-                Param { name: "width", sig: "u" },
-                Param { name: "height", sig: "u" },
-                Param { name: "enabled", sig: "b" },
+                Param {
+                    name: "originX",
+                    sig: "u",
+                },
+                Param {
+                    name: "originY",
+                    sig: "u",
+                },
+                Param {
+                    name: "width",
+                    sig: "u",
+                },
+                Param {
+                    name: "height",
+                    sig: "u",
+                },
+                Param {
+                    name: "enabled",
+                    sig: "b",
+                },
             ],
         },
         Method {
             name: "readSavedThumbnailToArray",
-            ins: &[Param { name: "screenId", sig: "u" }, Param { name: "bitmapFormat", sig: "u" }],
+            ins: &[
+                Param {
+                    name: "screenId",
+                    sig: "u",
+                },
+                Param {
+                    name: "bitmapFormat",
+                    sig: "u",
+                },
+            ],
             outs: &[
-                Param { name: "returnval", sig: "ay" },
-                Param { name: "width", sig: "u" },
-                Param { name: "height", sig: "u" },
+                Param {
+                    name: "returnval",
+                    sig: "ay",
+                },
+                Param {
+                    name: "width",
+                    sig: "u",
+                },
+                Param {
+                    name: "height",
+                    sig: "u",
+                },
             ],
         },
         Method {
             name: "querySavedScreenshotInfo",
-            ins: &[Param { name: "screenId", sig: "u" }],
+            ins: &[Param {
+                name: "screenId",
+                sig: "u",
+            }],
             outs: &[
-                Param { name: "returnval", sig: "au" },
-                Param { name: "width", sig: "u" },
-                Param { name: "height", sig: "u" },
+                Param {
+                    name: "returnval",
+                    sig: "au",
+                },
+                Param {
+                    name: "width",
+                    sig: "u",
+                },
+                Param {
+                    name: "height",
+                    sig: "u",
+                },
             ],
         },
         Method {
             name: "readSavedScreenshotToArray",
-            ins: &[Param { name: "screenId", sig: "u" }, Param { name: "bitmapFormat", sig: "u" }],
+            ins: &[
+                Param {
+                    name: "screenId",
+                    sig: "u",
+                },
+                Param {
+                    name: "bitmapFormat",
+                    sig: "u",
+                },
+            ],
             outs: &[
-                Param { name: "returnval", sig: "ay" },
-                Param { name: "width", sig: "u" },
-                Param { name: "height", sig: "u" },
+                Param {
+                    name: "returnval",
+                    sig: "ay",
+                },
+                Param {
+                    name: "width",
+                    sig: "u",
+                },
+                Param {
+                    name: "height",
+                    sig: "u",
+                },
             ],
         },
-        Method { name: "hotPlugCPU", ins: &[Param { name: "cpu", sig: "u" }], outs: &[] },
-        Method { name: "hotUnplugCPU", ins: &[Param { name: "cpu", sig: "u" }], outs: &[] },
+        Method {
+            name: "hotPlugCPU",
+            ins: &[Param {
+                name: "cpu",
+                sig: "u",
+            }],
+            outs: &[],
+        },
+        Method {
+            name: "hotUnplugCPU",
+            ins: &[Param {
+                name: "cpu",
+                sig: "u",
+            }],
+            outs: &[],
+        },
         Method {
             name: "getCPUStatus",
-            ins: &[Param { name: "cpu", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "b" }],
+            ins: &[Param {
+                name: "cpu",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "b",
+            }],
         },
         Method {
             name: "queryLogFilename",
-            ins: &[Param { name: "idx", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "s" }],
+            ins: &[Param {
+                name: "idx",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "s",
+            }],
         },
         Method {
             name: "readLog",
             ins: &[
-                Param { name: "idx", sig: "u" },
-                Param { name: "offset", sig: "x" },
-                Param { name: "size", sig: "x" },
+                Param {
+                    name: "idx",
+                    sig: "u",
+                },
+                Param {
+                    name: "offset",
+                    sig: "x",
+                },
+                Param {
+                    name: "size",
+                    sig: "x",
+                },
             ],
-            outs: &[Param { name: "returnval", sig: "ay" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "ay",
+            }],
         },
         Method {
             name: "cloneTo",
             ins: &[
-                Param { name: "target", sig: "o" },
-                Param { name: "mode", sig: "u" },
-                Param { name: "options", sig: "au" },
+                Param {
+                    name: "target",
+                    sig: "o",
+                },
+                Param {
+                    name: "mode",
+                    sig: "u",
+                },
+                Param {
+                    name: "options",
+                    sig: "au",
+                },
             ],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "moveTo",
-            ins: &[Param { name: "folder", sig: "s" }, Param { name: "type", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[
+                Param {
+                    name: "folder",
+                    sig: "s",
+                },
+                Param {
+                    name: "type",
+                    sig: "s",
+                },
+            ],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
-        Method { name: "saveState", ins: &[], outs: &[Param { name: "returnval", sig: "o" }] },
+        Method {
+            name: "saveState",
+            ins: &[],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
+        },
         Method {
             name: "adoptSavedState",
-            ins: &[Param { name: "savedStateFile", sig: "s" }],
+            ins: &[Param {
+                name: "savedStateFile",
+                sig: "s",
+            }],
             outs: &[],
         },
         Method {
             name: "discardSavedState",
-            ins: &[Param { name: "fRemoveFile", sig: "b" }],
+            ins: &[Param {
+                name: "fRemoveFile",
+                sig: "b",
+            }],
             outs: &[],
         },
         Method {
             name: "takeSnapshot",
             ins: &[
-                Param { name: "name", sig: "s" },
-                Param { name: "description", sig: "s" },
-                Param { name: "pause", sig: "b" },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "description",
+                    sig: "s",
+                },
+                Param {
+                    name: "pause",
+                    sig: "b",
+                },
             ],
-            outs: &[Param { name: "returnval", sig: "o" }, Param { name: "id", sig: "s" }],
+            outs: &[
+                Param {
+                    name: "returnval",
+                    sig: "o",
+                },
+                Param {
+                    name: "id",
+                    sig: "s",
+                },
+            ],
         },
         Method {
             name: "deleteSnapshot",
-            ins: &[Param { name: "id", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "id",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "deleteSnapshotAndAllChildren",
-            ins: &[Param { name: "id", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "id",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "deleteSnapshotRange",
-            ins: &[Param { name: "startId", sig: "s" }, Param { name: "endId", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[
+                Param {
+                    name: "startId",
+                    sig: "s",
+                },
+                Param {
+                    name: "endId",
+                    sig: "s",
+                },
+            ],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "restoreSnapshot",
-            ins: &[Param { name: "snapshot", sig: "o" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "snapshot",
+                sig: "o",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
-        Method { name: "applyDefaults", ins: &[Param { name: "flags", sig: "s" }], outs: &[] },
+        Method {
+            name: "applyDefaults",
+            ins: &[Param {
+                name: "flags",
+                sig: "s",
+            }],
+            outs: &[],
+        },
         Method {
             name: "changeEncryption",
             ins: &[
-                Param { name: "currentPassword", sig: "s" },
-                Param { name: "cipher", sig: "s" },
-                Param { name: "newPassword", sig: "s" },
-                Param { name: "newPasswordId", sig: "s" },
-                Param { name: "force", sig: "b" },
+                Param {
+                    name: "currentPassword",
+                    sig: "s",
+                },
+                Param {
+                    name: "cipher",
+                    sig: "s",
+                },
+                Param {
+                    name: "newPassword",
+                    sig: "s",
+                },
+                Param {
+                    name: "newPasswordId",
+                    sig: "s",
+                },
+                Param {
+                    name: "force",
+                    sig: "b",
+                },
             ],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "checkEncryptionPassword",
-            ins: &[Param { name: "password", sig: "s" }],
+            ins: &[Param {
+                name: "password",
+                sig: "s",
+            }],
             outs: &[],
         },
         Method {
             name: "addEncryptionPassword",
-            ins: &[Param { name: "id", sig: "s" }, Param { name: "password", sig: "s" }],
+            ins: &[
+                Param {
+                    name: "id",
+                    sig: "s",
+                },
+                Param {
+                    name: "password",
+                    sig: "s",
+                },
+            ],
             outs: &[],
         },
         Method {
             name: "addEncryptionPasswords",
-            ins: &[Param { name: "ids", sig: "as" }, Param { name: "passwords", sig: "as" }],
+            ins: &[
+                Param {
+                    name: "ids",
+                    sig: "as",
+                },
+                Param {
+                    name: "passwords",
+                    sig: "as",
+                },
+            ],
             outs: &[],
         },
         Method {
             name: "removeEncryptionPassword",
-            ins: &[Param { name: "id", sig: "s" }],
+            ins: &[Param {
+                name: "id",
+                sig: "s",
+            }],
             outs: &[],
         },
-        Method { name: "clearAllEncryptionPasswords", ins: &[], outs: &[] },
+        Method {
+            name: "clearAllEncryptionPasswords",
+            ins: &[],
+            outs: &[],
+        },
         Method {
             name: "getExtraDataKeys",
             ins: &[],
-            outs: &[Param { name: "returnval", sig: "as" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "as",
+            }],
         },
         Method {
             name: "getEffectiveParavirtProvider",
             ins: &[],
-            outs: &[Param { name: "returnval", sig: "u" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "u",
+            }],
         },
         Method {
             name: "getEncryptionSettings",
             ins: &[],
-            outs: &[Param { name: "cipher", sig: "s" }, Param { name: "passwordId", sig: "s" }],
+            outs: &[
+                Param {
+                    name: "cipher",
+                    sig: "s",
+                },
+                Param {
+                    name: "passwordId",
+                    sig: "s",
+                },
+            ],
         },
     ],
 };
@@ -2198,15 +5682,51 @@ pub static I_SNAPSHOT: Interface = Interface {
     name: "ISnapshot",
     extends: None,
     attributes: &[
-        Attribute { name: "id", sig: "s", writable: false },
-        Attribute { name: "name", sig: "s", writable: true },
-        Attribute { name: "description", sig: "s", writable: true },
-        Attribute { name: "timeStamp", sig: "x", writable: false },
-        Attribute { name: "online", sig: "b", writable: false },
-        Attribute { name: "machine", sig: "o", writable: false },
-        Attribute { name: "parent", sig: "o", writable: false },
-        Attribute { name: "children", sig: "ao", writable: false },
-        Attribute { name: "childrenCount", sig: "u", writable: false },
+        Attribute {
+            name: "id",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "name",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "description",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "timeStamp",
+            sig: "x",
+            writable: false,
+        },
+        Attribute {
+            name: "online",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "machine",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "parent",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "children",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "childrenCount",
+            sig: "u",
+            writable: false,
+        },
     ],
     methods: &[],
 };
@@ -2215,17 +5735,61 @@ pub static I_BIOS_SETTINGS: Interface = Interface {
     name: "IBIOSSettings",
     extends: None,
     attributes: &[
-        Attribute { name: "logoFadeIn", sig: "b", writable: true },
-        Attribute { name: "logoFadeOut", sig: "b", writable: true },
-        Attribute { name: "logoDisplayTime", sig: "u", writable: true },
-        Attribute { name: "logoImagePath", sig: "s", writable: true },
-        Attribute { name: "bootMenuMode", sig: "u", writable: true },
-        Attribute { name: "ACPIEnabled", sig: "b", writable: true },
-        Attribute { name: "IOAPICEnabled", sig: "b", writable: true },
-        Attribute { name: "APICMode", sig: "u", writable: true },
-        Attribute { name: "timeOffset", sig: "x", writable: true },
-        Attribute { name: "PXEDebugEnabled", sig: "b", writable: true },
-        Attribute { name: "SMBIOSUuidLittleEndian", sig: "b", writable: true },
+        Attribute {
+            name: "logoFadeIn",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "logoFadeOut",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "logoDisplayTime",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "logoImagePath",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "bootMenuMode",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "ACPIEnabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "IOAPICEnabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "APICMode",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "timeOffset",
+            sig: "x",
+            writable: true,
+        },
+        Attribute {
+            name: "PXEDebugEnabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "SMBIOSUuidLittleEndian",
+            sig: "b",
+            writable: true,
+        },
     ],
     methods: &[],
 };
@@ -2234,11 +5798,31 @@ pub static I_GRAPHICS_ADAPTER: Interface = Interface {
     name: "IGraphicsAdapter",
     extends: None,
     attributes: &[
-        Attribute { name: "graphicsControllerType", sig: "u", writable: true },
-        Attribute { name: "VRAMSize", sig: "u", writable: true },
-        Attribute { name: "accelerate3DEnabled", sig: "b", writable: true },
-        Attribute { name: "accelerate2DVideoEnabled", sig: "b", writable: true },
-        Attribute { name: "monitorCount", sig: "u", writable: true },
+        Attribute {
+            name: "graphicsControllerType",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "VRAMSize",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "accelerate3DEnabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "accelerate2DVideoEnabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "monitorCount",
+            sig: "u",
+            writable: true,
+        },
     ],
     methods: &[],
 };
@@ -2247,25 +5831,72 @@ pub static I_VRDE_SERVER: Interface = Interface {
     name: "IVRDEServer",
     extends: None,
     attributes: &[
-        Attribute { name: "enabled", sig: "b", writable: true },
-        Attribute { name: "authType", sig: "u", writable: true },
-        Attribute { name: "authTimeout", sig: "u", writable: true },
-        Attribute { name: "allowMultiConnection", sig: "b", writable: true },
-        Attribute { name: "reuseSingleConnection", sig: "b", writable: true },
-        Attribute { name: "VRDEExtPack", sig: "s", writable: true },
-        Attribute { name: "authLibrary", sig: "s", writable: true },
-        Attribute { name: "VRDEProperties", sig: "as", writable: false },
+        Attribute {
+            name: "enabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "authType",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "authTimeout",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "allowMultiConnection",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "reuseSingleConnection",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "VRDEExtPack",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "authLibrary",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "VRDEProperties",
+            sig: "as",
+            writable: false,
+        },
     ],
     methods: &[
         Method {
             name: "setVRDEProperty",
-            ins: &[Param { name: "key", sig: "s" }, Param { name: "value", sig: "s" }],
+            ins: &[
+                Param {
+                    name: "key",
+                    sig: "s",
+                },
+                Param {
+                    name: "value",
+                    sig: "s",
+                },
+            ],
             outs: &[],
         },
         Method {
             name: "getVRDEProperty",
-            ins: &[Param { name: "key", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "s" }],
+            ins: &[Param {
+                name: "key",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "s",
+            }],
         },
     ],
 };
@@ -2273,31 +5904,56 @@ pub static I_VRDE_SERVER: Interface = Interface {
 pub static I_BANDWIDTH_CONTROL: Interface = Interface {
     name: "IBandwidthControl",
     extends: None,
-    attributes: &[Attribute { name: "numGroups", sig: "u", writable: false }],
+    attributes: &[Attribute {
+        name: "numGroups",
+        sig: "u",
+        writable: false,
+    }],
     methods: &[
         Method {
             name: "createBandwidthGroup",
             ins: &[
-                Param { name: "name", sig: "s" },
-                Param { name: "type", sig: "u" },
-                Param { name: "maxBytesPerSec", sig: "x" },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "type",
+                    sig: "u",
+                },
+                Param {
+                    name: "maxBytesPerSec",
+                    sig: "x",
+                },
             ],
             outs: &[],
         },
         Method {
             name: "deleteBandwidthGroup",
-            ins: &[Param { name: "name", sig: "s" }],
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
             outs: &[],
         },
         Method {
             name: "getBandwidthGroup",
-            ins: &[Param { name: "name", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "getAllBandwidthGroups",
             ins: &[],
-            outs: &[Param { name: "returnval", sig: "ao" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "ao",
+            }],
         },
     ],
 };
@@ -2306,10 +5962,26 @@ pub static I_BANDWIDTH_GROUP: Interface = Interface {
     name: "IBandwidthGroup",
     extends: None,
     attributes: &[
-        Attribute { name: "name", sig: "s", writable: false },
-        Attribute { name: "type", sig: "u", writable: false },
-        Attribute { name: "reference", sig: "u", writable: false },
-        Attribute { name: "maxBytesPerSec", sig: "x", writable: true },
+        Attribute {
+            name: "name",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "type",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "reference",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "maxBytesPerSec",
+            sig: "x",
+            writable: true,
+        },
     ],
     methods: &[],
 };
@@ -2318,8 +5990,16 @@ pub static I_TRUSTED_PLATFORM_MODULE: Interface = Interface {
     name: "ITrustedPlatformModule",
     extends: None,
     attributes: &[
-        Attribute { name: "type", sig: "u", writable: true },
-        Attribute { name: "location", sig: "s", writable: true },
+        Attribute {
+            name: "type",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "location",
+            sig: "s",
+            writable: true,
+        },
     ],
     methods: &[],
 };
@@ -2328,14 +6008,33 @@ pub static I_NVRAM_STORE: Interface = Interface {
     name: "INvramStore",
     extends: None,
     attributes: &[
-        Attribute { name: "nonVolatileStorageFile", sig: "s", writable: false },
-        Attribute { name: "uefiVariableStore", sig: "o", writable: false },
-        Attribute { name: "keyId", sig: "s", writable: false },
-        Attribute { name: "keyStore", sig: "s", writable: false },
+        Attribute {
+            name: "nonVolatileStorageFile",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "uefiVariableStore",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "keyId",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "keyStore",
+            sig: "s",
+            writable: false,
+        },
     ],
     methods: &[Method {
         name: "initUefiVariableStore",
-        ins: &[Param { name: "size", sig: "u" }],
+        ins: &[Param {
+            name: "size",
+            sig: "u",
+        }],
         outs: &[],
     }],
 };
@@ -2344,10 +6043,26 @@ pub static I_GUEST_DEBUG_CONTROL: Interface = Interface {
     name: "IGuestDebugControl",
     extends: None,
     attributes: &[
-        Attribute { name: "debugProvider", sig: "u", writable: true },
-        Attribute { name: "debugIoProvider", sig: "u", writable: true },
-        Attribute { name: "debugAddress", sig: "s", writable: true },
-        Attribute { name: "debugPort", sig: "u", writable: true },
+        Attribute {
+            name: "debugProvider",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "debugIoProvider",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "debugAddress",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "debugPort",
+            sig: "u",
+            writable: true,
+        },
     ],
     methods: &[],
 };
@@ -2356,13 +6071,27 @@ pub static I_RECORDING_SETTINGS: Interface = Interface {
     name: "IRecordingSettings",
     extends: None,
     attributes: &[
-        Attribute { name: "enabled", sig: "b", writable: true },
-        Attribute { name: "screens", sig: "ao", writable: false },
+        Attribute {
+            name: "enabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "screens",
+            sig: "ao",
+            writable: false,
+        },
     ],
     methods: &[Method {
         name: "getScreenSettings",
-        ins: &[Param { name: "screenId", sig: "u" }],
-        outs: &[Param { name: "returnval", sig: "o" }],
+        ins: &[Param {
+            name: "screenId",
+            sig: "u",
+        }],
+        outs: &[Param {
+            name: "returnval",
+            sig: "o",
+        }],
     }],
 };
 
@@ -2370,147 +6099,448 @@ pub static I_MEDIUM: Interface = Interface {
     name: "IMedium",
     extends: None,
     attributes: &[
-        Attribute { name: "id", sig: "s", writable: false },
-        Attribute { name: "description", sig: "s", writable: true },
-        Attribute { name: "state", sig: "u", writable: false },
-        Attribute { name: "variant", sig: "au", writable: false },
-        Attribute { name: "location", sig: "s", writable: true },
-        Attribute { name: "name", sig: "s", writable: false },
-        Attribute { name: "deviceType", sig: "u", writable: false },
-        Attribute { name: "hostDrive", sig: "b", writable: false },
-        Attribute { name: "size", sig: "x", writable: false },
-        Attribute { name: "format", sig: "s", writable: false },
-        Attribute { name: "mediumFormat", sig: "o", writable: false },
-        Attribute { name: "type", sig: "u", writable: true },
-        Attribute { name: "allowedTypes", sig: "au", writable: false },
-        Attribute { name: "parent", sig: "o", writable: false },
-        Attribute { name: "children", sig: "ao", writable: false },
-        Attribute { name: "base", sig: "o", writable: false },
-        Attribute { name: "readOnly", sig: "b", writable: false },
-        Attribute { name: "logicalSize", sig: "x", writable: false },
-        Attribute { name: "autoReset", sig: "b", writable: true },
-        Attribute { name: "lastAccessError", sig: "s", writable: false },
-        Attribute { name: "machineIds", sig: "as", writable: false },
+        Attribute {
+            name: "id",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "description",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "state",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "variant",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "location",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "name",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "deviceType",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "hostDrive",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "size",
+            sig: "x",
+            writable: false,
+        },
+        Attribute {
+            name: "format",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "mediumFormat",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "type",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "allowedTypes",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "parent",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "children",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "base",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "readOnly",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "logicalSize",
+            sig: "x",
+            writable: false,
+        },
+        Attribute {
+            name: "autoReset",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "lastAccessError",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "machineIds",
+            sig: "as",
+            writable: false,
+        },
     ],
     methods: &[
         Method {
             name: "setIds",
             ins: &[
-                Param { name: "setImageId", sig: "b" },
-                Param { name: "imageId", sig: "s" },
-                Param { name: "setParentId", sig: "b" },
-                Param { name: "parentId", sig: "s" },
+                Param {
+                    name: "setImageId",
+                    sig: "b",
+                },
+                Param {
+                    name: "imageId",
+                    sig: "s",
+                },
+                Param {
+                    name: "setParentId",
+                    sig: "b",
+                },
+                Param {
+                    name: "parentId",
+                    sig: "s",
+                },
             ],
             outs: &[],
         },
-        Method { name: "refreshState", ins: &[], outs: &[Param { name: "returnval", sig: "u" }] },
+        Method {
+            name: "refreshState",
+            ins: &[],
+            outs: &[Param {
+                name: "returnval",
+                sig: "u",
+            }],
+        },
         Method {
             name: "getSnapshotIds",
-            ins: &[Param { name: "machineId", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "as" }],
+            ins: &[Param {
+                name: "machineId",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "as",
+            }],
         },
-        Method { name: "lockRead", ins: &[], outs: &[Param { name: "returnval", sig: "o" }] },
-        Method { name: "lockWrite", ins: &[], outs: &[Param { name: "returnval", sig: "o" }] },
-        Method { name: "close", ins: &[], outs: &[] },
+        Method {
+            name: "lockRead",
+            ins: &[],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
+        },
+        Method {
+            name: "lockWrite",
+            ins: &[],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
+        },
+        Method {
+            name: "close",
+            ins: &[],
+            outs: &[],
+        },
         Method {
             name: "getProperty",
-            ins: &[Param { name: "name", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "s" }],
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "s",
+            }],
         },
         Method {
             name: "setProperty",
-            ins: &[Param { name: "name", sig: "s" }, Param { name: "value", sig: "s" }],
+            ins: &[
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "value",
+                    sig: "s",
+                },
+            ],
             outs: &[],
         },
         Method {
             name: "getProperties",
-            ins: &[Param { name: "names", sig: "s" }],
+            ins: &[Param {
+                name: "names",
+                sig: "s",
+            }],
             outs: &[
-                Param { name: "returnval", sig: "as" },
-                Param { name: "returnNames", sig: "as" },
+                Param {
+                    name: "returnval",
+                    sig: "as",
+                },
+                Param {
+                    name: "returnNames",
+                    sig: "as",
+                },
             ],
         },
         Method {
             name: "setProperties",
-            ins: &[Param { name: "names", sig: "as" }, Param { name: "values", sig: "as" }],
+            ins: &[
+                Param {
+                    name: "names",
+                    sig: "as",
+                },
+                Param {
+                    name: "values",
+                    sig: "as",
+                },
+            ],
             outs: &[],
         },
         Method {
             name: "createBaseStorage",
-            ins: &[Param { name: "logicalSize", sig: "x" }, Param { name: "variant", sig: "au" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[
+                Param {
+                    name: "logicalSize",
+                    sig: "x",
+                },
+                Param {
+                    name: "variant",
+                    sig: "au",
+                },
+            ],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
-        Method { name: "deleteStorage", ins: &[], outs: &[Param { name: "returnval", sig: "o" }] },
+        Method {
+            name: "deleteStorage",
+            ins: &[],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
+        },
         Method {
             name: "createDiffStorage",
-            ins: &[Param { name: "target", sig: "o" }, Param { name: "variant", sig: "au" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[
+                Param {
+                    name: "target",
+                    sig: "o",
+                },
+                Param {
+                    name: "variant",
+                    sig: "au",
+                },
+            ],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "mergeTo",
-            ins: &[Param { name: "target", sig: "o" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "target",
+                sig: "o",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "cloneTo",
             ins: &[
-                Param { name: "target", sig: "o" },
-                Param { name: "variant", sig: "au" },
-                Param { name: "parent", sig: "o" },
+                Param {
+                    name: "target",
+                    sig: "o",
+                },
+                Param {
+                    name: "variant",
+                    sig: "au",
+                },
+                Param {
+                    name: "parent",
+                    sig: "o",
+                },
             ],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "cloneToBase",
-            ins: &[Param { name: "target", sig: "o" }, Param { name: "variant", sig: "au" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[
+                Param {
+                    name: "target",
+                    sig: "o",
+                },
+                Param {
+                    name: "variant",
+                    sig: "au",
+                },
+            ],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "moveTo",
-            ins: &[Param { name: "location", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "location",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
-        Method { name: "compact", ins: &[], outs: &[Param { name: "returnval", sig: "o" }] },
+        Method {
+            name: "compact",
+            ins: &[],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
+        },
         Method {
             name: "resize",
-            ins: &[Param { name: "logicalSize", sig: "x" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "logicalSize",
+                sig: "x",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
-        Method { name: "reset", ins: &[], outs: &[Param { name: "returnval", sig: "o" }] },
+        Method {
+            name: "reset",
+            ins: &[],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
+        },
         Method {
             name: "changeEncryption",
             ins: &[
-                Param { name: "currentPassword", sig: "s" },
-                Param { name: "cipher", sig: "s" },
-                Param { name: "newPassword", sig: "s" },
-                Param { name: "newPasswordId", sig: "s" },
+                Param {
+                    name: "currentPassword",
+                    sig: "s",
+                },
+                Param {
+                    name: "cipher",
+                    sig: "s",
+                },
+                Param {
+                    name: "newPassword",
+                    sig: "s",
+                },
+                Param {
+                    name: "newPasswordId",
+                    sig: "s",
+                },
             ],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "checkEncryptionPassword",
-            ins: &[Param { name: "password", sig: "s" }],
+            ins: &[Param {
+                name: "password",
+                sig: "s",
+            }],
             outs: &[],
         },
         Method {
             name: "openForIO",
-            ins: &[Param { name: "writable", sig: "b" }, Param { name: "password", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[
+                Param {
+                    name: "writable",
+                    sig: "b",
+                },
+                Param {
+                    name: "password",
+                    sig: "s",
+                },
+            ],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "resizeAndCloneTo",
             ins: &[
-                Param { name: "target", sig: "o" },
-                Param { name: "logicalSize", sig: "x" },
-                Param { name: "variant", sig: "au" },
-                Param { name: "parent", sig: "o" },
+                Param {
+                    name: "target",
+                    sig: "o",
+                },
+                Param {
+                    name: "logicalSize",
+                    sig: "x",
+                },
+                Param {
+                    name: "variant",
+                    sig: "au",
+                },
+                Param {
+                    name: "parent",
+                    sig: "o",
+                },
             ],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "getEncryptionSettings",
             ins: &[],
-            outs: &[Param { name: "returnval", sig: "s" }, Param { name: "cipher", sig: "s" }],
+            outs: &[
+                Param {
+                    name: "returnval",
+                    sig: "s",
+                },
+                Param {
+                    name: "cipher",
+                    sig: "s",
+                },
+            ],
         },
     ],
 };
@@ -2519,25 +6549,61 @@ pub static I_MEDIUM_FORMAT: Interface = Interface {
     name: "IMediumFormat",
     extends: None,
     attributes: &[
-        Attribute { name: "id", sig: "s", writable: false },
-        Attribute { name: "name", sig: "s", writable: false },
-        Attribute { name: "capabilities", sig: "au", writable: false },
+        Attribute {
+            name: "id",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "name",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "capabilities",
+            sig: "au",
+            writable: false,
+        },
     ],
     methods: &[
         Method {
             name: "describeFileExtensions",
             ins: &[],
-            outs: &[Param { name: "extensions", sig: "as" }, Param { name: "types", sig: "au" }],
+            outs: &[
+                Param {
+                    name: "extensions",
+                    sig: "as",
+                },
+                Param {
+                    name: "types",
+                    sig: "au",
+                },
+            ],
         },
         Method {
             name: "describeProperties",
             ins: &[],
             outs: &[
-                Param { name: "names", sig: "as" },
-                Param { name: "descriptions", sig: "as" },
-                Param { name: "types", sig: "au" },
-                Param { name: "flags", sig: "au" },
-                Param { name: "defaults", sig: "as" },
+                Param {
+                    name: "names",
+                    sig: "as",
+                },
+                Param {
+                    name: "descriptions",
+                    sig: "as",
+                },
+                Param {
+                    name: "types",
+                    sig: "au",
+                },
+                Param {
+                    name: "flags",
+                    sig: "au",
+                },
+                Param {
+                    name: "defaults",
+                    sig: "as",
+                },
             ],
         },
     ],
@@ -2547,57 +6613,173 @@ pub static I_SESSION: Interface = Interface {
     name: "ISession",
     extends: None,
     attributes: &[
-        Attribute { name: "state", sig: "u", writable: false },
-        Attribute { name: "type", sig: "u", writable: false },
-        Attribute { name: "name", sig: "s", writable: true },
-        Attribute { name: "machine", sig: "o", writable: false },
-        Attribute { name: "console", sig: "o", writable: false },
+        Attribute {
+            name: "state",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "type",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "name",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "machine",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "console",
+            sig: "o",
+            writable: false,
+        },
     ],
-    methods: &[Method { name: "unlockMachine", ins: &[], outs: &[] }],
+    methods: &[Method {
+        name: "unlockMachine",
+        ins: &[],
+        outs: &[],
+    }],
 };
 
 pub static I_PROGRESS: Interface = Interface {
     name: "IProgress",
     extends: None,
     attributes: &[
-        Attribute { name: "id", sig: "s", writable: false },
-        Attribute { name: "description", sig: "s", writable: false },
-        Attribute { name: "initiator", sig: "s", writable: false },
-        Attribute { name: "cancelable", sig: "b", writable: false },
-        Attribute { name: "percent", sig: "u", writable: false },
-        Attribute { name: "timeRemaining", sig: "i", writable: false },
-        Attribute { name: "completed", sig: "b", writable: false },
-        Attribute { name: "canceled", sig: "b", writable: false },
-        Attribute { name: "resultCode", sig: "i", writable: false },
-        Attribute { name: "errorInfo", sig: "o", writable: false },
-        Attribute { name: "operationCount", sig: "u", writable: false },
-        Attribute { name: "operation", sig: "u", writable: false },
-        Attribute { name: "operationDescription", sig: "s", writable: false },
-        Attribute { name: "operationPercent", sig: "u", writable: false },
-        Attribute { name: "operationWeight", sig: "u", writable: false },
-        Attribute { name: "timeout", sig: "u", writable: true },
-        Attribute { name: "eventSource", sig: "o", writable: false },
+        Attribute {
+            name: "id",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "description",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "initiator",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "cancelable",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "percent",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "timeRemaining",
+            sig: "i",
+            writable: false,
+        },
+        Attribute {
+            name: "completed",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "canceled",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "resultCode",
+            sig: "i",
+            writable: false,
+        },
+        Attribute {
+            name: "errorInfo",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "operationCount",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "operation",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "operationDescription",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "operationPercent",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "operationWeight",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "timeout",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "eventSource",
+            sig: "o",
+            writable: false,
+        },
     ],
     methods: &[
         Method {
             name: "waitForCompletion",
-            ins: &[Param { name: "timeout", sig: "i" }],
+            ins: &[Param {
+                name: "timeout",
+                sig: "i",
+            }],
             outs: &[],
         },
         Method {
             name: "waitForOperationCompletion",
-            ins: &[Param { name: "operation", sig: "u" }, Param { name: "timeout", sig: "i" }],
+            ins: &[
+                Param {
+                    name: "operation",
+                    sig: "u",
+                },
+                Param {
+                    name: "timeout",
+                    sig: "i",
+                },
+            ],
             outs: &[],
         },
-        Method { name: "cancel", ins: &[], outs: &[] },
+        Method {
+            name: "cancel",
+            ins: &[],
+            outs: &[],
+        },
     ],
 };
 
 pub static I_MANAGED_OBJECT_REF: Interface = Interface {
     name: "IManagedObjectRef",
     extends: None,
-    attributes: &[Attribute { name: "interfaceName", sig: "s", writable: false }],
-    methods: &[Method { name: "release", ins: &[], outs: &[] }],
+    attributes: &[Attribute {
+        name: "interfaceName",
+        sig: "s",
+        writable: false,
+    }],
+    methods: &[Method {
+        name: "release",
+        ins: &[],
+        outs: &[],
+    }],
 };
 
 pub static I_WEBSESSION_MANAGER: Interface = Interface {
@@ -2607,14 +6789,39 @@ pub static I_WEBSESSION_MANAGER: Interface = Interface {
     methods: &[
         Method {
             name: "logon",
-            ins: &[Param { name: "username", sig: "s" }, Param { name: "password", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[
+                Param {
+                    name: "username",
+                    sig: "s",
+                },
+                Param {
+                    name: "password",
+                    sig: "s",
+                },
+            ],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
-        Method { name: "logoff", ins: &[Param { name: "refIVirtualBox", sig: "o" }], outs: &[] },
+        Method {
+            name: "logoff",
+            ins: &[Param {
+                name: "refIVirtualBox",
+                sig: "o",
+            }],
+            outs: &[],
+        },
         Method {
             name: "getSessionObject",
-            ins: &[Param { name: "refIVirtualBox", sig: "o" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "refIVirtualBox",
+                sig: "o",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
     ],
 };
@@ -2623,12 +6830,36 @@ pub static I_VIRTUAL_BOX_ERROR_INFO: Interface = Interface {
     name: "IVirtualBoxErrorInfo",
     extends: None,
     attributes: &[
-        Attribute { name: "resultCode", sig: "i", writable: false },
-        Attribute { name: "resultDetail", sig: "i", writable: false },
-        Attribute { name: "interfaceID", sig: "s", writable: false },
-        Attribute { name: "component", sig: "s", writable: false },
-        Attribute { name: "text", sig: "s", writable: false },
-        Attribute { name: "next", sig: "o", writable: false },
+        Attribute {
+            name: "resultCode",
+            sig: "i",
+            writable: false,
+        },
+        Attribute {
+            name: "resultDetail",
+            sig: "i",
+            writable: false,
+        },
+        Attribute {
+            name: "interfaceID",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "component",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "text",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "next",
+            sig: "o",
+            writable: false,
+        },
     ],
     methods: &[],
 };
@@ -2637,221 +6868,587 @@ pub static I_VIRTUAL_BOX: Interface = Interface {
     name: "IVirtualBox",
     extends: None,
     attributes: &[
-        Attribute { name: "version", sig: "s", writable: false },
-        Attribute { name: "versionNormalized", sig: "s", writable: false },
-        Attribute { name: "revision", sig: "u", writable: false },
-        Attribute { name: "packageType", sig: "s", writable: false },
-        Attribute { name: "APIVersion", sig: "s", writable: false },
-        Attribute { name: "APIRevision", sig: "x", writable: false },
-        Attribute { name: "homeFolder", sig: "s", writable: false },
-        Attribute { name: "settingsFilePath", sig: "s", writable: false },
-        Attribute { name: "host", sig: "o", writable: false },
-        Attribute { name: "systemProperties", sig: "o", writable: false },
-        Attribute { name: "machines", sig: "ao", writable: false },
-        Attribute { name: "machineGroups", sig: "as", writable: false },
-        Attribute { name: "hardDisks", sig: "ao", writable: false },
-        Attribute { name: "DVDImages", sig: "ao", writable: false },
-        Attribute { name: "floppyImages", sig: "ao", writable: false },
-        Attribute { name: "progressOperations", sig: "ao", writable: false },
+        Attribute {
+            name: "version",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "versionNormalized",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "revision",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "packageType",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "APIVersion",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "APIRevision",
+            sig: "x",
+            writable: false,
+        },
+        Attribute {
+            name: "homeFolder",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "settingsFilePath",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "host",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "systemProperties",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "machines",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "machineGroups",
+            sig: "as",
+            writable: false,
+        },
+        Attribute {
+            name: "hardDisks",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "DVDImages",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "floppyImages",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "progressOperations",
+            sig: "ao",
+            writable: false,
+        },
         Attribute {
             name: "guestOSTypes",
             sig: "a(ssssbbbuuubbxubuuuuubbbbuuuubbbbbuubb)",
             writable: false,
         },
-        Attribute { name: "sharedFolders", sig: "ao", writable: false },
-        Attribute { name: "performanceCollector", sig: "o", writable: false },
-        Attribute { name: "DHCPServers", sig: "ao", writable: false },
-        Attribute { name: "NATNetworks", sig: "ao", writable: false },
-        Attribute { name: "eventSource", sig: "o", writable: false },
-        Attribute { name: "internalNetworks", sig: "as", writable: false },
-        Attribute { name: "hostOnlyNetworks", sig: "ao", writable: false },
-        Attribute { name: "genericNetworkDrivers", sig: "as", writable: false },
-        Attribute { name: "cloudNetworks", sig: "ao", writable: false },
-        Attribute { name: "cloudProviderManager", sig: "o", writable: false },
+        Attribute {
+            name: "sharedFolders",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "performanceCollector",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "DHCPServers",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "NATNetworks",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "eventSource",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "internalNetworks",
+            sig: "as",
+            writable: false,
+        },
+        Attribute {
+            name: "hostOnlyNetworks",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "genericNetworkDrivers",
+            sig: "as",
+            writable: false,
+        },
+        Attribute {
+            name: "cloudNetworks",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "cloudProviderManager",
+            sig: "o",
+            writable: false,
+        },
     ],
     methods: &[
         Method {
             name: "composeMachineFilename",
             ins: &[
-                Param { name: "name", sig: "s" },
-                Param { name: "group", sig: "s" },
-                Param { name: "createFlags", sig: "s" },
-                Param { name: "baseFolder", sig: "s" },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "group",
+                    sig: "s",
+                },
+                Param {
+                    name: "createFlags",
+                    sig: "s",
+                },
+                Param {
+                    name: "baseFolder",
+                    sig: "s",
+                },
             ],
-            outs: &[Param { name: "returnval", sig: "s" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "s",
+            }],
         },
         Method {
             name: "createMachine",
             ins: &[
-                Param { name: "settingsFile", sig: "s" },
-                Param { name: "name", sig: "s" },
-                Param { name: "groups", sig: "as" },
-                Param { name: "osTypeId", sig: "s" },
-                Param { name: "flags", sig: "s" },
-                Param { name: "cipher", sig: "s" },
-                Param { name: "passwordId", sig: "s" },
-                Param { name: "password", sig: "s" },
+                Param {
+                    name: "settingsFile",
+                    sig: "s",
+                },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "groups",
+                    sig: "as",
+                },
+                Param {
+                    name: "osTypeId",
+                    sig: "s",
+                },
+                Param {
+                    name: "flags",
+                    sig: "s",
+                },
+                Param {
+                    name: "cipher",
+                    sig: "s",
+                },
+                Param {
+                    name: "passwordId",
+                    sig: "s",
+                },
+                Param {
+                    name: "password",
+                    sig: "s",
+                },
             ],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "openMachine",
-            ins: &[Param { name: "settingsFile", sig: "s" }, Param { name: "password", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[
+                Param {
+                    name: "settingsFile",
+                    sig: "s",
+                },
+                Param {
+                    name: "password",
+                    sig: "s",
+                },
+            ],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
-        Method { name: "registerMachine", ins: &[Param { name: "machine", sig: "o" }], outs: &[] },
+        Method {
+            name: "registerMachine",
+            ins: &[Param {
+                name: "machine",
+                sig: "o",
+            }],
+            outs: &[],
+        },
         Method {
             name: "findMachine",
-            ins: &[Param { name: "nameOrId", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "nameOrId",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "getMachinesByGroups",
-            ins: &[Param { name: "groups", sig: "as" }],
-            outs: &[Param { name: "returnval", sig: "ao" }],
+            ins: &[Param {
+                name: "groups",
+                sig: "as",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "ao",
+            }],
         },
         Method {
             name: "getMachineStates",
-            ins: &[Param { name: "machines", sig: "ao" }],
-            outs: &[Param { name: "returnval", sig: "au" }],
+            ins: &[Param {
+                name: "machines",
+                sig: "ao",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "au",
+            }],
         },
         Method {
             name: "createAppliance",
             ins: &[],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "createUnattendedInstaller",
             ins: &[],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "createMedium",
             ins: &[
-                Param { name: "format", sig: "s" },
-                Param { name: "location", sig: "s" },
-                Param { name: "accessMode", sig: "u" },
-                Param { name: "aDeviceTypeType", sig: "u" },
+                Param {
+                    name: "format",
+                    sig: "s",
+                },
+                Param {
+                    name: "location",
+                    sig: "s",
+                },
+                Param {
+                    name: "accessMode",
+                    sig: "u",
+                },
+                Param {
+                    name: "aDeviceTypeType",
+                    sig: "u",
+                },
             ],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "openMedium",
             ins: &[
-                Param { name: "location", sig: "s" },
-                Param { name: "deviceType", sig: "u" },
-                Param { name: "accessMode", sig: "u" },
-                Param { name: "forceNewUuid", sig: "b" },
+                Param {
+                    name: "location",
+                    sig: "s",
+                },
+                Param {
+                    name: "deviceType",
+                    sig: "u",
+                },
+                Param {
+                    name: "accessMode",
+                    sig: "u",
+                },
+                Param {
+                    name: "forceNewUuid",
+                    sig: "b",
+                },
             ],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "getGuestOSType",
-            ins: &[Param { name: "id", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "(ssssbbbuuubbxubuuuuubbbbuuuubbbbbuubb)" }],
+            ins: &[Param {
+                name: "id",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "(ssssbbbuuubbxubuuuuubbbbuuuubbbbbuubb)",
+            }],
         },
         Method {
             name: "createSharedFolder",
             ins: &[
-                Param { name: "name", sig: "s" },
-                Param { name: "hostPath", sig: "s" },
-                Param { name: "writable", sig: "b" },
-                Param { name: "automount", sig: "b" },
-                Param { name: "autoMountPoint", sig: "s" },
+                Param {
+                    name: "name",
+                    sig: "s",
+                },
+                Param {
+                    name: "hostPath",
+                    sig: "s",
+                },
+                Param {
+                    name: "writable",
+                    sig: "b",
+                },
+                Param {
+                    name: "automount",
+                    sig: "b",
+                },
+                Param {
+                    name: "autoMountPoint",
+                    sig: "s",
+                },
             ],
             outs: &[],
         },
-        Method { name: "removeSharedFolder", ins: &[Param { name: "name", sig: "s" }], outs: &[] },
+        Method {
+            name: "removeSharedFolder",
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
+            outs: &[],
+        },
         Method {
             name: "getExtraData",
-            ins: &[Param { name: "key", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "s" }],
+            ins: &[Param {
+                name: "key",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "s",
+            }],
         },
         Method {
             name: "setExtraData",
-            ins: &[Param { name: "key", sig: "s" }, Param { name: "value", sig: "s" }],
+            ins: &[
+                Param {
+                    name: "key",
+                    sig: "s",
+                },
+                Param {
+                    name: "value",
+                    sig: "s",
+                },
+            ],
             outs: &[],
         },
         Method {
             name: "setSettingsSecret",
-            ins: &[Param { name: "password", sig: "s" }],
+            ins: &[Param {
+                name: "password",
+                sig: "s",
+            }],
             outs: &[],
         },
         Method {
             name: "createDHCPServer",
-            ins: &[Param { name: "name", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "findDHCPServerByNetworkName",
-            ins: &[Param { name: "name", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "name",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
-        Method { name: "removeDHCPServer", ins: &[Param { name: "server", sig: "o" }], outs: &[] },
+        Method {
+            name: "removeDHCPServer",
+            ins: &[Param {
+                name: "server",
+                sig: "o",
+            }],
+            outs: &[],
+        },
         Method {
             name: "createNATNetwork",
-            ins: &[Param { name: "networkName", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "networkName",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "findNATNetworkByName",
-            ins: &[Param { name: "networkName", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "networkName",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
-        Method { name: "removeNATNetwork", ins: &[Param { name: "network", sig: "o" }], outs: &[] },
+        Method {
+            name: "removeNATNetwork",
+            ins: &[Param {
+                name: "network",
+                sig: "o",
+            }],
+            outs: &[],
+        },
         Method {
             name: "createHostOnlyNetwork",
-            ins: &[Param { name: "networkName", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "networkName",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "findHostOnlyNetworkByName",
-            ins: &[Param { name: "networkName", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "networkName",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "findHostOnlyNetworkById",
-            ins: &[Param { name: "id", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "id",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "removeHostOnlyNetwork",
-            ins: &[Param { name: "network", sig: "o" }],
+            ins: &[Param {
+                name: "network",
+                sig: "o",
+            }],
             outs: &[],
         },
         Method {
             name: "createCloudNetwork",
-            ins: &[Param { name: "networkName", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "networkName",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "findCloudNetworkByName",
-            ins: &[Param { name: "networkName", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "networkName",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "removeCloudNetwork",
-            ins: &[Param { name: "network", sig: "o" }],
+            ins: &[Param {
+                name: "network",
+                sig: "o",
+            }],
             outs: &[],
         },
         Method {
             name: "checkFirmwarePresent",
-            ins: &[Param { name: "firmwareType", sig: "u" }, Param { name: "version", sig: "s" }],
+            ins: &[
+                Param {
+                    name: "firmwareType",
+                    sig: "u",
+                },
+                Param {
+                    name: "version",
+                    sig: "s",
+                },
+            ],
             outs: &[
-                Param { name: "returnval", sig: "b" },
-                Param { name: "url", sig: "s" },
-                Param { name: "file", sig: "s" },
+                Param {
+                    name: "returnval",
+                    sig: "b",
+                },
+                Param {
+                    name: "url",
+                    sig: "s",
+                },
+                Param {
+                    name: "file",
+                    sig: "s",
+                },
             ],
         },
         Method {
             name: "findProgressById",
-            ins: &[Param { name: "id", sig: "s" }],
-            outs: &[Param { name: "returnval", sig: "o" }],
+            ins: &[Param {
+                name: "id",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
         },
         Method {
             name: "getExtraDataKeys",
             ins: &[],
-            outs: &[Param { name: "returnval", sig: "as" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "as",
+            }],
         },
     ],
 };
@@ -2860,140 +7457,499 @@ pub static I_SYSTEM_PROPERTIES: Interface = Interface {
     name: "ISystemProperties",
     extends: None,
     attributes: &[
-        Attribute { name: "minGuestRAM", sig: "u", writable: false },
-        Attribute { name: "maxGuestRAM", sig: "u", writable: false },
-        Attribute { name: "minGuestVRAM", sig: "u", writable: false },
-        Attribute { name: "maxGuestVRAM", sig: "u", writable: false },
-        Attribute { name: "minGuestCPUCount", sig: "u", writable: false },
-        Attribute { name: "maxGuestCPUCount", sig: "u", writable: false },
-        Attribute { name: "maxGuestMonitors", sig: "u", writable: false },
-        Attribute { name: "infoVDSize", sig: "x", writable: false },
-        Attribute { name: "serialPortCount", sig: "u", writable: false },
-        Attribute { name: "parallelPortCount", sig: "u", writable: false },
-        Attribute { name: "maxBootPosition", sig: "u", writable: false },
-        Attribute { name: "rawModeSupported", sig: "b", writable: false },
-        Attribute { name: "exclusiveHwVirt", sig: "b", writable: true },
-        Attribute { name: "defaultMachineFolder", sig: "s", writable: true },
-        Attribute { name: "loggingLevel", sig: "s", writable: true },
-        Attribute { name: "mediumFormats", sig: "ao", writable: false },
-        Attribute { name: "defaultHardDiskFormat", sig: "s", writable: true },
-        Attribute { name: "freeDiskSpaceWarning", sig: "x", writable: true },
-        Attribute { name: "freeDiskSpacePercentWarning", sig: "u", writable: true },
-        Attribute { name: "freeDiskSpaceError", sig: "x", writable: true },
-        Attribute { name: "freeDiskSpacePercentError", sig: "u", writable: true },
-        Attribute { name: "VRDEAuthLibrary", sig: "s", writable: true },
-        Attribute { name: "webServiceAuthLibrary", sig: "s", writable: true },
-        Attribute { name: "defaultVRDEExtPack", sig: "s", writable: true },
-        Attribute { name: "defaultCryptoExtPack", sig: "s", writable: true },
-        Attribute { name: "logHistoryCount", sig: "u", writable: true },
-        Attribute { name: "defaultAudioDriver", sig: "u", writable: false },
-        Attribute { name: "autostartDatabasePath", sig: "s", writable: true },
-        Attribute { name: "defaultAdditionsISO", sig: "s", writable: true },
-        Attribute { name: "defaultFrontend", sig: "s", writable: true },
-        Attribute { name: "screenShotFormats", sig: "au", writable: false },
-        Attribute { name: "proxyMode", sig: "u", writable: true },
-        Attribute { name: "proxyURL", sig: "s", writable: true },
-        Attribute { name: "supportedParavirtProviders", sig: "au", writable: false },
-        Attribute { name: "supportedClipboardModes", sig: "au", writable: false },
-        Attribute { name: "supportedDnDModes", sig: "au", writable: false },
-        Attribute { name: "supportedFirmwareTypes", sig: "au", writable: false },
-        Attribute { name: "supportedPointingHIDTypes", sig: "au", writable: false },
-        Attribute { name: "supportedKeyboardHIDTypes", sig: "au", writable: false },
-        Attribute { name: "supportedVFSTypes", sig: "au", writable: false },
-        Attribute { name: "supportedImportOptions", sig: "au", writable: false },
-        Attribute { name: "supportedExportOptions", sig: "au", writable: false },
-        Attribute { name: "supportedRecordingFeatures", sig: "au", writable: false },
-        Attribute { name: "supportedRecordingAudioCodecs", sig: "au", writable: false },
-        Attribute { name: "supportedRecordingVideoCodecs", sig: "au", writable: false },
-        Attribute { name: "supportedRecordingVSModes", sig: "au", writable: false },
-        Attribute { name: "supportedRecordingARCModes", sig: "au", writable: false },
-        Attribute { name: "supportedRecordingVRCModes", sig: "au", writable: false },
-        Attribute { name: "supportedGraphicsControllerTypes", sig: "au", writable: false },
-        Attribute { name: "supportedCloneOptions", sig: "au", writable: false },
-        Attribute { name: "supportedAutostopTypes", sig: "au", writable: false },
-        Attribute { name: "supportedVMProcPriorities", sig: "au", writable: false },
-        Attribute { name: "supportedNetworkAttachmentTypes", sig: "au", writable: false },
-        Attribute { name: "supportedNetworkAdapterTypes", sig: "au", writable: false },
-        Attribute { name: "supportedPortModes", sig: "au", writable: false },
-        Attribute { name: "supportedUartTypes", sig: "au", writable: false },
-        Attribute { name: "supportedUSBControllerTypes", sig: "au", writable: false },
-        Attribute { name: "supportedAudioDriverTypes", sig: "au", writable: false },
-        Attribute { name: "supportedAudioControllerTypes", sig: "au", writable: false },
-        Attribute { name: "supportedStorageBuses", sig: "au", writable: false },
-        Attribute { name: "supportedStorageControllerTypes", sig: "au", writable: false },
-        Attribute { name: "supportedChipsetTypes", sig: "au", writable: false },
-        Attribute { name: "supportedIommuTypes", sig: "au", writable: false },
-        Attribute { name: "supportedTpmTypes", sig: "au", writable: false },
-        Attribute { name: "languageId", sig: "s", writable: true },
+        Attribute {
+            name: "minGuestRAM",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "maxGuestRAM",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "minGuestVRAM",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "maxGuestVRAM",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "minGuestCPUCount",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "maxGuestCPUCount",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "maxGuestMonitors",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "infoVDSize",
+            sig: "x",
+            writable: false,
+        },
+        Attribute {
+            name: "serialPortCount",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "parallelPortCount",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "maxBootPosition",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "rawModeSupported",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "exclusiveHwVirt",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "defaultMachineFolder",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "loggingLevel",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "mediumFormats",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "defaultHardDiskFormat",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "freeDiskSpaceWarning",
+            sig: "x",
+            writable: true,
+        },
+        Attribute {
+            name: "freeDiskSpacePercentWarning",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "freeDiskSpaceError",
+            sig: "x",
+            writable: true,
+        },
+        Attribute {
+            name: "freeDiskSpacePercentError",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "VRDEAuthLibrary",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "webServiceAuthLibrary",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "defaultVRDEExtPack",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "defaultCryptoExtPack",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "logHistoryCount",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "defaultAudioDriver",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "autostartDatabasePath",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "defaultAdditionsISO",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "defaultFrontend",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "screenShotFormats",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "proxyMode",
+            sig: "u",
+            writable: true,
+        },
+        Attribute {
+            name: "proxyURL",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "supportedParavirtProviders",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedClipboardModes",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedDnDModes",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedFirmwareTypes",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedPointingHIDTypes",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedKeyboardHIDTypes",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedVFSTypes",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedImportOptions",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedExportOptions",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedRecordingFeatures",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedRecordingAudioCodecs",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedRecordingVideoCodecs",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedRecordingVSModes",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedRecordingARCModes",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedRecordingVRCModes",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedGraphicsControllerTypes",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedCloneOptions",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedAutostopTypes",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedVMProcPriorities",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedNetworkAttachmentTypes",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedNetworkAdapterTypes",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedPortModes",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedUartTypes",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedUSBControllerTypes",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedAudioDriverTypes",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedAudioControllerTypes",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedStorageBuses",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedStorageControllerTypes",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedChipsetTypes",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedIommuTypes",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "supportedTpmTypes",
+            sig: "au",
+            writable: false,
+        },
+        Attribute {
+            name: "languageId",
+            sig: "s",
+            writable: true,
+        },
     ],
     methods: &[
         Method {
             name: "getMaxNetworkAdapters",
-            ins: &[Param { name: "chipset", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "u" }],
+            ins: &[Param {
+                name: "chipset",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "u",
+            }],
         },
         Method {
             name: "getMaxNetworkAdaptersOfType",
-            ins: &[Param { name: "chipset", sig: "u" }, Param { name: "type", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "u" }],
+            ins: &[
+                Param {
+                    name: "chipset",
+                    sig: "u",
+                },
+                Param {
+                    name: "type",
+                    sig: "u",
+                },
+            ],
+            outs: &[Param {
+                name: "returnval",
+                sig: "u",
+            }],
         },
         Method {
             name: "getMaxDevicesPerPortForStorageBus",
-            ins: &[Param { name: "bus", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "u" }],
+            ins: &[Param {
+                name: "bus",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "u",
+            }],
         },
         Method {
             name: "getMinPortCountForStorageBus",
-            ins: &[Param { name: "bus", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "u" }],
+            ins: &[Param {
+                name: "bus",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "u",
+            }],
         },
         Method {
             name: "getMaxPortCountForStorageBus",
-            ins: &[Param { name: "bus", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "u" }],
+            ins: &[Param {
+                name: "bus",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "u",
+            }],
         },
         Method {
             name: "getMaxInstancesOfStorageBus",
-            ins: &[Param { name: "chipset", sig: "u" }, Param { name: "bus", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "u" }],
+            ins: &[
+                Param {
+                    name: "chipset",
+                    sig: "u",
+                },
+                Param {
+                    name: "bus",
+                    sig: "u",
+                },
+            ],
+            outs: &[Param {
+                name: "returnval",
+                sig: "u",
+            }],
         },
         Method {
             name: "getDeviceTypesForStorageBus",
-            ins: &[Param { name: "bus", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "au" }],
+            ins: &[Param {
+                name: "bus",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "au",
+            }],
         },
         Method {
             name: "getStorageBusForStorageControllerType",
-            ins: &[Param { name: "storageControllerType", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "u" }],
+            ins: &[Param {
+                name: "storageControllerType",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "u",
+            }],
         },
         Method {
             name: "getStorageControllerTypesForStorageBus",
-            ins: &[Param { name: "storageBus", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "au" }],
+            ins: &[Param {
+                name: "storageBus",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "au",
+            }],
         },
         Method {
             name: "getDefaultIoCacheSettingForStorageController",
-            ins: &[Param { name: "controllerType", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "b" }],
+            ins: &[Param {
+                name: "controllerType",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "b",
+            }],
         },
         Method {
             name: "getStorageControllerHotplugCapable",
-            ins: &[Param { name: "controllerType", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "b" }],
+            ins: &[Param {
+                name: "controllerType",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "b",
+            }],
         },
         Method {
             name: "getMaxInstancesOfUSBControllerType",
-            ins: &[Param { name: "chipset", sig: "u" }, Param { name: "type", sig: "u" }],
-            outs: &[Param { name: "returnval", sig: "u" }],
+            ins: &[
+                Param {
+                    name: "chipset",
+                    sig: "u",
+                },
+                Param {
+                    name: "type",
+                    sig: "u",
+                },
+            ],
+            outs: &[Param {
+                name: "returnval",
+                sig: "u",
+            }],
         },
         Method {
             name: "getCPUProfiles",
             ins: &[
-                Param { name: "architecture", sig: "u" },
-                Param { name: "namePattern", sig: "s" },
+                Param {
+                    name: "architecture",
+                    sig: "u",
+                },
+                Param {
+                    name: "namePattern",
+                    sig: "s",
+                },
             ],
-            outs: &[Param { name: "returnval", sig: "ao" }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "ao",
+            }],
         },
     ],
 };
@@ -3002,13 +7958,41 @@ pub static I_SHARED_FOLDER: Interface = Interface {
     name: "ISharedFolder",
     extends: None,
     attributes: &[
-        Attribute { name: "name", sig: "s", writable: false },
-        Attribute { name: "hostPath", sig: "s", writable: false },
-        Attribute { name: "accessible", sig: "b", writable: false },
-        Attribute { name: "writable", sig: "b", writable: true },
-        Attribute { name: "autoMount", sig: "b", writable: true },
-        Attribute { name: "autoMountPoint", sig: "s", writable: true },
-        Attribute { name: "lastAccessError", sig: "s", writable: false },
+        Attribute {
+            name: "name",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "hostPath",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "accessible",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "writable",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "autoMount",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "autoMountPoint",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "lastAccessError",
+            sig: "s",
+            writable: false,
+        },
     ],
     methods: &[],
 };
@@ -3017,9 +8001,21 @@ pub static I_CPU_PROFILE: Interface = Interface {
     name: "ICPUProfile",
     extends: None,
     attributes: &[
-        Attribute { name: "name", sig: "s", writable: false },
-        Attribute { name: "fullName", sig: "s", writable: false },
-        Attribute { name: "architecture", sig: "u", writable: false },
+        Attribute {
+            name: "name",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "fullName",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "architecture",
+            sig: "u",
+            writable: false,
+        },
     ],
     methods: &[],
 };

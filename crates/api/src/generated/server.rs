@@ -3,7 +3,11 @@
 //! Server side: one trait per interface. A member without an implementation answers
 //! `E_NOTIMPL` and names itself.
 
-#![allow(clippy::too_many_arguments, clippy::type_complexity, clippy::let_unit_value)]
+#![allow(
+    clippy::too_many_arguments,
+    clippy::type_complexity,
+    clippy::let_unit_value
+)]
 #![allow(unused_mut, unused_variables)]
 
 use super::meta;
@@ -154,10 +158,16 @@ pub trait IConsole: Send + Sync + 'static {
         Err(Error::not_implemented("IConsole", "addEncryptionPasswords"))
     }
     fn remove_encryption_password(&self, cx: &Call, id: String) -> Result<()> {
-        Err(Error::not_implemented("IConsole", "removeEncryptionPassword"))
+        Err(Error::not_implemented(
+            "IConsole",
+            "removeEncryptionPassword",
+        ))
     }
     fn clear_all_encryption_passwords(&self, cx: &Call) -> Result<()> {
-        Err(Error::not_implemented("IConsole", "clearAllEncryptionPasswords"))
+        Err(Error::not_implemented(
+            "IConsole",
+            "clearAllEncryptionPasswords",
+        ))
     }
 }
 
@@ -434,7 +444,10 @@ pub trait IDisplay: Send + Sync + 'static {
         Err(Error::not_implemented("IDisplay", "invalidateAndUpdate"))
     }
     fn invalidate_and_update_screen(&self, cx: &Call, screen_id: u32) -> Result<()> {
-        Err(Error::not_implemented("IDisplay", "invalidateAndUpdateScreen"))
+        Err(Error::not_implemented(
+            "IDisplay",
+            "invalidateAndUpdateScreen",
+        ))
     }
     fn viewport_changed(
         &self,
@@ -454,10 +467,16 @@ pub trait IDisplay: Send + Sync + 'static {
         u32_scale_factor_w_multiplied: u32,
         u32_scale_factor_h_multiplied: u32,
     ) -> Result<()> {
-        Err(Error::not_implemented("IDisplay", "notifyScaleFactorChange"))
+        Err(Error::not_implemented(
+            "IDisplay",
+            "notifyScaleFactorChange",
+        ))
     }
     fn notify_hi_dpi_output_policy_change(&self, cx: &Call, f_unscaled_hi_dpi: bool) -> Result<()> {
-        Err(Error::not_implemented("IDisplay", "notifyHiDPIOutputPolicyChange"))
+        Err(Error::not_implemented(
+            "IDisplay",
+            "notifyHiDPIOutputPolicyChange",
+        ))
     }
     fn set_screen_layout(
         &self,
@@ -964,10 +983,16 @@ pub trait IMachineDebugger: Send + Sync + 'static {
         Err(Error::not_implemented("IMachineDebugger", "singleStep"))
     }
     fn execute_all_in_iem(&self, cx: &Call) -> Result<bool> {
-        Err(Error::not_implemented("IMachineDebugger", "executeAllInIEM"))
+        Err(Error::not_implemented(
+            "IMachineDebugger",
+            "executeAllInIEM",
+        ))
     }
     fn set_execute_all_in_iem(&self, cx: &Call, value: bool) -> Result<()> {
-        Err(Error::not_implemented("IMachineDebugger", "executeAllInIEM"))
+        Err(Error::not_implemented(
+            "IMachineDebugger",
+            "executeAllInIEM",
+        ))
     }
     fn log_enabled(&self, cx: &Call) -> Result<bool> {
         Err(Error::not_implemented("IMachineDebugger", "logEnabled"))
@@ -982,7 +1007,10 @@ pub trait IMachineDebugger: Send + Sync + 'static {
         Err(Error::not_implemented("IMachineDebugger", "logDbgGroups"))
     }
     fn log_dbg_destinations(&self, cx: &Call) -> Result<String> {
-        Err(Error::not_implemented("IMachineDebugger", "logDbgDestinations"))
+        Err(Error::not_implemented(
+            "IMachineDebugger",
+            "logDbgDestinations",
+        ))
     }
     fn log_rel_flags(&self, cx: &Call) -> Result<String> {
         Err(Error::not_implemented("IMachineDebugger", "logRelFlags"))
@@ -991,19 +1019,34 @@ pub trait IMachineDebugger: Send + Sync + 'static {
         Err(Error::not_implemented("IMachineDebugger", "logRelGroups"))
     }
     fn log_rel_destinations(&self, cx: &Call) -> Result<String> {
-        Err(Error::not_implemented("IMachineDebugger", "logRelDestinations"))
+        Err(Error::not_implemented(
+            "IMachineDebugger",
+            "logRelDestinations",
+        ))
     }
     fn execution_engine(&self, cx: &Call) -> Result<VMExecutionEngine> {
-        Err(Error::not_implemented("IMachineDebugger", "executionEngine"))
+        Err(Error::not_implemented(
+            "IMachineDebugger",
+            "executionEngine",
+        ))
     }
     fn hw_virt_ex_nested_paging_enabled(&self, cx: &Call) -> Result<bool> {
-        Err(Error::not_implemented("IMachineDebugger", "HWVirtExNestedPagingEnabled"))
+        Err(Error::not_implemented(
+            "IMachineDebugger",
+            "HWVirtExNestedPagingEnabled",
+        ))
     }
     fn hw_virt_ex_vpid_enabled(&self, cx: &Call) -> Result<bool> {
-        Err(Error::not_implemented("IMachineDebugger", "HWVirtExVPIDEnabled"))
+        Err(Error::not_implemented(
+            "IMachineDebugger",
+            "HWVirtExVPIDEnabled",
+        ))
     }
     fn hw_virt_ex_ux_enabled(&self, cx: &Call) -> Result<bool> {
-        Err(Error::not_implemented("IMachineDebugger", "HWVirtExUXEnabled"))
+        Err(Error::not_implemented(
+            "IMachineDebugger",
+            "HWVirtExUXEnabled",
+        ))
     }
     fn os_name(&self, cx: &Call) -> Result<String> {
         Err(Error::not_implemented("IMachineDebugger", "OSName"))
@@ -1015,10 +1058,16 @@ pub trait IMachineDebugger: Send + Sync + 'static {
         Err(Error::not_implemented("IMachineDebugger", "PAEEnabled"))
     }
     fn virtual_time_rate(&self, cx: &Call) -> Result<u32> {
-        Err(Error::not_implemented("IMachineDebugger", "virtualTimeRate"))
+        Err(Error::not_implemented(
+            "IMachineDebugger",
+            "virtualTimeRate",
+        ))
     }
     fn set_virtual_time_rate(&self, cx: &Call, value: u32) -> Result<()> {
-        Err(Error::not_implemented("IMachineDebugger", "virtualTimeRate"))
+        Err(Error::not_implemented(
+            "IMachineDebugger",
+            "virtualTimeRate",
+        ))
     }
     fn uptime(&self, cx: &Call) -> Result<i64> {
         Err(Error::not_implemented("IMachineDebugger", "uptime"))
@@ -1032,7 +1081,10 @@ pub trait IMachineDebugger: Send + Sync + 'static {
         filename: String,
         compression: String,
     ) -> Result<()> {
-        Err(Error::not_implemented("IMachineDebugger", "dumpHostProcessCore"))
+        Err(Error::not_implemented(
+            "IMachineDebugger",
+            "dumpHostProcessCore",
+        ))
     }
     fn info(&self, cx: &Call, name: String, args: String) -> Result<String> {
         Err(Error::not_implemented("IMachineDebugger", "info"))
@@ -1041,16 +1093,25 @@ pub trait IMachineDebugger: Send + Sync + 'static {
         Err(Error::not_implemented("IMachineDebugger", "injectNMI"))
     }
     fn modify_log_groups(&self, cx: &Call, settings: String) -> Result<()> {
-        Err(Error::not_implemented("IMachineDebugger", "modifyLogGroups"))
+        Err(Error::not_implemented(
+            "IMachineDebugger",
+            "modifyLogGroups",
+        ))
     }
     fn modify_log_flags(&self, cx: &Call, settings: String) -> Result<()> {
         Err(Error::not_implemented("IMachineDebugger", "modifyLogFlags"))
     }
     fn modify_log_destinations(&self, cx: &Call, settings: String) -> Result<()> {
-        Err(Error::not_implemented("IMachineDebugger", "modifyLogDestinations"))
+        Err(Error::not_implemented(
+            "IMachineDebugger",
+            "modifyLogDestinations",
+        ))
     }
     fn read_physical_memory(&self, cx: &Call, address: i64, size: u32) -> Result<Vec<u8>> {
-        Err(Error::not_implemented("IMachineDebugger", "readPhysicalMemory"))
+        Err(Error::not_implemented(
+            "IMachineDebugger",
+            "readPhysicalMemory",
+        ))
     }
     fn write_physical_memory(
         &self,
@@ -1059,7 +1120,10 @@ pub trait IMachineDebugger: Send + Sync + 'static {
         size: u32,
         bytes: Vec<u8>,
     ) -> Result<()> {
-        Err(Error::not_implemented("IMachineDebugger", "writePhysicalMemory"))
+        Err(Error::not_implemented(
+            "IMachineDebugger",
+            "writePhysicalMemory",
+        ))
     }
     fn read_virtual_memory(
         &self,
@@ -1068,7 +1132,10 @@ pub trait IMachineDebugger: Send + Sync + 'static {
         address: i64,
         size: u32,
     ) -> Result<Vec<u8>> {
-        Err(Error::not_implemented("IMachineDebugger", "readVirtualMemory"))
+        Err(Error::not_implemented(
+            "IMachineDebugger",
+            "readVirtualMemory",
+        ))
     }
     fn write_virtual_memory(
         &self,
@@ -1078,7 +1145,10 @@ pub trait IMachineDebugger: Send + Sync + 'static {
         size: u32,
         bytes: Vec<u8>,
     ) -> Result<()> {
-        Err(Error::not_implemented("IMachineDebugger", "writeVirtualMemory"))
+        Err(Error::not_implemented(
+            "IMachineDebugger",
+            "writeVirtualMemory",
+        ))
     }
     fn load_plug_in(&self, cx: &Call, name: String) -> Result<String> {
         Err(Error::not_implemented("IMachineDebugger", "loadPlugIn"))
@@ -1090,7 +1160,10 @@ pub trait IMachineDebugger: Send + Sync + 'static {
         Err(Error::not_implemented("IMachineDebugger", "detectOS"))
     }
     fn query_os_kernel_log(&self, cx: &Call, max_messages: u32) -> Result<String> {
-        Err(Error::not_implemented("IMachineDebugger", "queryOSKernelLog"))
+        Err(Error::not_implemented(
+            "IMachineDebugger",
+            "queryOSKernelLog",
+        ))
     }
     fn get_register(&self, cx: &Call, cpu_id: u32, name: String) -> Result<String> {
         Err(Error::not_implemented("IMachineDebugger", "getRegister"))
@@ -1132,7 +1205,10 @@ pub trait IMachineDebugger: Send + Sync + 'static {
         us_interval: u32,
         us_sample_time: i64,
     ) -> Result<ObjRef> {
-        Err(Error::not_implemented("IMachineDebugger", "takeGuestSample"))
+        Err(Error::not_implemented(
+            "IMachineDebugger",
+            "takeGuestSample",
+        ))
     }
 }
 
@@ -1201,7 +1277,9 @@ impl dyn IMachineDebugger {
             }
             Op::Get("HWVirtExNestedPagingEnabled") => {
                 inputs.end()?;
-                Ok(vec![Wire::into_val(self.hw_virt_ex_nested_paging_enabled(cx)?)])
+                Ok(vec![Wire::into_val(
+                    self.hw_virt_ex_nested_paging_enabled(cx)?,
+                )])
             }
             Op::Get("HWVirtExVPIDEnabled") => {
                 inputs.end()?;
@@ -1457,7 +1535,21 @@ pub trait IGuest: Send + Sync + 'static {
     fn internal_get_statistics(
         &self,
         cx: &Call,
-    ) -> Result<(u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, u32)> {
+    ) -> Result<(
+        u32,
+        u32,
+        u32,
+        u32,
+        u32,
+        u32,
+        u32,
+        u32,
+        u32,
+        u32,
+        u32,
+        u32,
+        u32,
+    )> {
         Err(Error::not_implemented("IGuest", "internalGetStatistics"))
     }
     fn get_facility_status(
@@ -1648,7 +1740,10 @@ pub trait IGuestScreenInfo: Send + Sync + 'static {
         Err(Error::not_implemented("IGuestScreenInfo", "screenId"))
     }
     fn guest_monitor_status(&self, cx: &Call) -> Result<GuestMonitorStatus> {
-        Err(Error::not_implemented("IGuestScreenInfo", "guestMonitorStatus"))
+        Err(Error::not_implemented(
+            "IGuestScreenInfo",
+            "guestMonitorStatus",
+        ))
     }
     fn primary(&self, cx: &Call) -> Result<bool> {
         Err(Error::not_implemented("IGuestScreenInfo", "primary"))
@@ -1734,7 +1829,10 @@ pub trait IStorageController: Send + Sync + 'static {
         Err(Error::not_implemented("IStorageController", "name"))
     }
     fn max_devices_per_port_count(&self, cx: &Call) -> Result<u32> {
-        Err(Error::not_implemented("IStorageController", "maxDevicesPerPortCount"))
+        Err(Error::not_implemented(
+            "IStorageController",
+            "maxDevicesPerPortCount",
+        ))
     }
     fn min_port_count(&self, cx: &Call) -> Result<u32> {
         Err(Error::not_implemented("IStorageController", "minPortCount"))
@@ -1758,16 +1856,28 @@ pub trait IStorageController: Send + Sync + 'static {
         Err(Error::not_implemented("IStorageController", "bus"))
     }
     fn controller_type(&self, cx: &Call) -> Result<StorageControllerType> {
-        Err(Error::not_implemented("IStorageController", "controllerType"))
+        Err(Error::not_implemented(
+            "IStorageController",
+            "controllerType",
+        ))
     }
     fn set_controller_type(&self, cx: &Call, value: StorageControllerType) -> Result<()> {
-        Err(Error::not_implemented("IStorageController", "controllerType"))
+        Err(Error::not_implemented(
+            "IStorageController",
+            "controllerType",
+        ))
     }
     fn use_host_io_cache(&self, cx: &Call) -> Result<bool> {
-        Err(Error::not_implemented("IStorageController", "useHostIOCache"))
+        Err(Error::not_implemented(
+            "IStorageController",
+            "useHostIOCache",
+        ))
     }
     fn set_use_host_io_cache(&self, cx: &Call, value: bool) -> Result<()> {
-        Err(Error::not_implemented("IStorageController", "useHostIOCache"))
+        Err(Error::not_implemented(
+            "IStorageController",
+            "useHostIOCache",
+        ))
     }
     fn bootable(&self, cx: &Call) -> Result<bool> {
         Err(Error::not_implemented("IStorageController", "bootable"))
@@ -1883,16 +1993,28 @@ pub trait INetworkAdapter: Send + Sync + 'static {
         Err(Error::not_implemented("INetworkAdapter", "attachmentType"))
     }
     fn bridged_interface(&self, cx: &Call) -> Result<String> {
-        Err(Error::not_implemented("INetworkAdapter", "bridgedInterface"))
+        Err(Error::not_implemented(
+            "INetworkAdapter",
+            "bridgedInterface",
+        ))
     }
     fn set_bridged_interface(&self, cx: &Call, value: String) -> Result<()> {
-        Err(Error::not_implemented("INetworkAdapter", "bridgedInterface"))
+        Err(Error::not_implemented(
+            "INetworkAdapter",
+            "bridgedInterface",
+        ))
     }
     fn host_only_interface(&self, cx: &Call) -> Result<String> {
-        Err(Error::not_implemented("INetworkAdapter", "hostOnlyInterface"))
+        Err(Error::not_implemented(
+            "INetworkAdapter",
+            "hostOnlyInterface",
+        ))
     }
     fn set_host_only_interface(&self, cx: &Call, value: String) -> Result<()> {
-        Err(Error::not_implemented("INetworkAdapter", "hostOnlyInterface"))
+        Err(Error::not_implemented(
+            "INetworkAdapter",
+            "hostOnlyInterface",
+        ))
     }
     fn host_only_network(&self, cx: &Call) -> Result<String> {
         Err(Error::not_implemented("INetworkAdapter", "hostOnlyNetwork"))
@@ -1937,14 +2059,20 @@ pub trait INetworkAdapter: Send + Sync + 'static {
         Err(Error::not_implemented("INetworkAdapter", "lineSpeed"))
     }
     fn promisc_mode_policy(&self, cx: &Call) -> Result<NetworkAdapterPromiscModePolicy> {
-        Err(Error::not_implemented("INetworkAdapter", "promiscModePolicy"))
+        Err(Error::not_implemented(
+            "INetworkAdapter",
+            "promiscModePolicy",
+        ))
     }
     fn set_promisc_mode_policy(
         &self,
         cx: &Call,
         value: NetworkAdapterPromiscModePolicy,
     ) -> Result<()> {
-        Err(Error::not_implemented("INetworkAdapter", "promiscModePolicy"))
+        Err(Error::not_implemented(
+            "INetworkAdapter",
+            "promiscModePolicy",
+        ))
     }
     fn trace_enabled(&self, cx: &Call) -> Result<bool> {
         Err(Error::not_implemented("INetworkAdapter", "traceEnabled"))
@@ -2651,7 +2779,10 @@ pub trait IAudioSettings: Send + Sync + 'static {
         Err(Error::not_implemented("IAudioSettings", "adapter"))
     }
     fn get_host_audio_device(&self, cx: &Call, usage: AudioDirection) -> Result<String> {
-        Err(Error::not_implemented("IAudioSettings", "getHostAudioDevice"))
+        Err(Error::not_implemented(
+            "IAudioSettings",
+            "getHostAudioDevice",
+        ))
     }
     fn set_host_audio_device(
         &self,
@@ -2659,7 +2790,10 @@ pub trait IAudioSettings: Send + Sync + 'static {
         device: String,
         usage: AudioDirection,
     ) -> Result<()> {
-        Err(Error::not_implemented("IAudioSettings", "setHostAudioDevice"))
+        Err(Error::not_implemented(
+            "IAudioSettings",
+            "setHostAudioDevice",
+        ))
     }
 }
 
@@ -2882,13 +3016,22 @@ pub trait IUSBDeviceFilters: Send + Sync + 'static {
         Err(Error::not_implemented("IUSBDeviceFilters", "deviceFilters"))
     }
     fn create_device_filter(&self, cx: &Call, name: String) -> Result<ObjRef> {
-        Err(Error::not_implemented("IUSBDeviceFilters", "createDeviceFilter"))
+        Err(Error::not_implemented(
+            "IUSBDeviceFilters",
+            "createDeviceFilter",
+        ))
     }
     fn insert_device_filter(&self, cx: &Call, position: u32, filter: ObjRef) -> Result<()> {
-        Err(Error::not_implemented("IUSBDeviceFilters", "insertDeviceFilter"))
+        Err(Error::not_implemented(
+            "IUSBDeviceFilters",
+            "insertDeviceFilter",
+        ))
     }
     fn remove_device_filter(&self, cx: &Call, position: u32) -> Result<ObjRef> {
-        Err(Error::not_implemented("IUSBDeviceFilters", "removeDeviceFilter"))
+        Err(Error::not_implemented(
+            "IUSBDeviceFilters",
+            "removeDeviceFilter",
+        ))
     }
 }
 
@@ -2987,10 +3130,16 @@ pub trait IUSBDeviceFilter: Send + Sync + 'static {
         Err(Error::not_implemented("IUSBDeviceFilter", "remote"))
     }
     fn masked_interfaces(&self, cx: &Call) -> Result<u32> {
-        Err(Error::not_implemented("IUSBDeviceFilter", "maskedInterfaces"))
+        Err(Error::not_implemented(
+            "IUSBDeviceFilter",
+            "maskedInterfaces",
+        ))
     }
     fn set_masked_interfaces(&self, cx: &Call, value: u32) -> Result<()> {
-        Err(Error::not_implemented("IUSBDeviceFilter", "maskedInterfaces"))
+        Err(Error::not_implemented(
+            "IUSBDeviceFilter",
+            "maskedInterfaces",
+        ))
     }
 }
 
@@ -3433,10 +3582,16 @@ pub trait IHost: Send + Sync + 'static {
         Err(Error::not_implemented("IHost", "getProcessorCPUIDLeaf"))
     }
     fn create_host_only_network_interface(&self, cx: &Call) -> Result<(ObjRef, ObjRef)> {
-        Err(Error::not_implemented("IHost", "createHostOnlyNetworkInterface"))
+        Err(Error::not_implemented(
+            "IHost",
+            "createHostOnlyNetworkInterface",
+        ))
     }
     fn remove_host_only_network_interface(&self, cx: &Call, id: String) -> Result<ObjRef> {
-        Err(Error::not_implemented("IHost", "removeHostOnlyNetworkInterface"))
+        Err(Error::not_implemented(
+            "IHost",
+            "removeHostOnlyNetworkInterface",
+        ))
     }
     fn create_usb_device_filter(&self, cx: &Call, name: String) -> Result<ObjRef> {
         Err(Error::not_implemented("IHost", "createUSBDeviceFilter"))
@@ -3454,17 +3609,26 @@ pub trait IHost: Send + Sync + 'static {
         Err(Error::not_implemented("IHost", "findHostFloppyDrive"))
     }
     fn find_host_network_interface_by_name(&self, cx: &Call, name: String) -> Result<ObjRef> {
-        Err(Error::not_implemented("IHost", "findHostNetworkInterfaceByName"))
+        Err(Error::not_implemented(
+            "IHost",
+            "findHostNetworkInterfaceByName",
+        ))
     }
     fn find_host_network_interface_by_id(&self, cx: &Call, id: String) -> Result<ObjRef> {
-        Err(Error::not_implemented("IHost", "findHostNetworkInterfaceById"))
+        Err(Error::not_implemented(
+            "IHost",
+            "findHostNetworkInterfaceById",
+        ))
     }
     fn find_host_network_interfaces_of_type(
         &self,
         cx: &Call,
         type_: HostNetworkInterfaceType,
     ) -> Result<Vec<ObjRef>> {
-        Err(Error::not_implemented("IHost", "findHostNetworkInterfacesOfType"))
+        Err(Error::not_implemented(
+            "IHost",
+            "findHostNetworkInterfacesOfType",
+        ))
     }
     fn find_usb_device_by_id(&self, cx: &Call, id: String) -> Result<ObjRef> {
         Err(Error::not_implemented("IHost", "findUSBDeviceById"))
@@ -3801,37 +3965,64 @@ pub trait IHostNetworkInterface: Send + Sync + 'static {
         Err(Error::not_implemented("IHostNetworkInterface", "id"))
     }
     fn network_name(&self, cx: &Call) -> Result<String> {
-        Err(Error::not_implemented("IHostNetworkInterface", "networkName"))
+        Err(Error::not_implemented(
+            "IHostNetworkInterface",
+            "networkName",
+        ))
     }
     fn dhcp_enabled(&self, cx: &Call) -> Result<bool> {
-        Err(Error::not_implemented("IHostNetworkInterface", "DHCPEnabled"))
+        Err(Error::not_implemented(
+            "IHostNetworkInterface",
+            "DHCPEnabled",
+        ))
     }
     fn ip_address(&self, cx: &Call) -> Result<String> {
         Err(Error::not_implemented("IHostNetworkInterface", "IPAddress"))
     }
     fn network_mask(&self, cx: &Call) -> Result<String> {
-        Err(Error::not_implemented("IHostNetworkInterface", "networkMask"))
+        Err(Error::not_implemented(
+            "IHostNetworkInterface",
+            "networkMask",
+        ))
     }
     fn ipv6_supported(&self, cx: &Call) -> Result<bool> {
-        Err(Error::not_implemented("IHostNetworkInterface", "IPV6Supported"))
+        Err(Error::not_implemented(
+            "IHostNetworkInterface",
+            "IPV6Supported",
+        ))
     }
     fn ipv6_address(&self, cx: &Call) -> Result<String> {
-        Err(Error::not_implemented("IHostNetworkInterface", "IPV6Address"))
+        Err(Error::not_implemented(
+            "IHostNetworkInterface",
+            "IPV6Address",
+        ))
     }
     fn ipv6_network_mask_prefix_length(&self, cx: &Call) -> Result<u32> {
-        Err(Error::not_implemented("IHostNetworkInterface", "IPV6NetworkMaskPrefixLength"))
+        Err(Error::not_implemented(
+            "IHostNetworkInterface",
+            "IPV6NetworkMaskPrefixLength",
+        ))
     }
     fn hardware_address(&self, cx: &Call) -> Result<String> {
-        Err(Error::not_implemented("IHostNetworkInterface", "hardwareAddress"))
+        Err(Error::not_implemented(
+            "IHostNetworkInterface",
+            "hardwareAddress",
+        ))
     }
     fn medium_type(&self, cx: &Call) -> Result<HostNetworkInterfaceMediumType> {
-        Err(Error::not_implemented("IHostNetworkInterface", "mediumType"))
+        Err(Error::not_implemented(
+            "IHostNetworkInterface",
+            "mediumType",
+        ))
     }
     fn status(&self, cx: &Call) -> Result<HostNetworkInterfaceStatus> {
         Err(Error::not_implemented("IHostNetworkInterface", "status"))
     }
     fn interface_type(&self, cx: &Call) -> Result<HostNetworkInterfaceType> {
-        Err(Error::not_implemented("IHostNetworkInterface", "interfaceType"))
+        Err(Error::not_implemented(
+            "IHostNetworkInterface",
+            "interfaceType",
+        ))
     }
     fn wireless(&self, cx: &Call) -> Result<bool> {
         Err(Error::not_implemented("IHostNetworkInterface", "wireless"))
@@ -3842,7 +4033,10 @@ pub trait IHostNetworkInterface: Send + Sync + 'static {
         ip_address: String,
         network_mask: String,
     ) -> Result<()> {
-        Err(Error::not_implemented("IHostNetworkInterface", "enableStaticIPConfig"))
+        Err(Error::not_implemented(
+            "IHostNetworkInterface",
+            "enableStaticIPConfig",
+        ))
     }
     fn enable_static_ip_config_v6(
         &self,
@@ -3850,13 +4044,22 @@ pub trait IHostNetworkInterface: Send + Sync + 'static {
         ipv6_address: String,
         ipv6_network_mask_prefix_length: u32,
     ) -> Result<()> {
-        Err(Error::not_implemented("IHostNetworkInterface", "enableStaticIPConfigV6"))
+        Err(Error::not_implemented(
+            "IHostNetworkInterface",
+            "enableStaticIPConfigV6",
+        ))
     }
     fn enable_dynamic_ip_config(&self, cx: &Call) -> Result<()> {
-        Err(Error::not_implemented("IHostNetworkInterface", "enableDynamicIPConfig"))
+        Err(Error::not_implemented(
+            "IHostNetworkInterface",
+            "enableDynamicIPConfig",
+        ))
     }
     fn dhcp_rediscover(&self, cx: &Call) -> Result<()> {
-        Err(Error::not_implemented("IHostNetworkInterface", "DHCPRediscover"))
+        Err(Error::not_implemented(
+            "IHostNetworkInterface",
+            "DHCPRediscover",
+        ))
     }
 }
 
@@ -3903,7 +4106,9 @@ impl dyn IHostNetworkInterface {
             }
             Op::Get("IPV6NetworkMaskPrefixLength") => {
                 inputs.end()?;
-                Ok(vec![Wire::into_val(self.ipv6_network_mask_prefix_length(cx)?)])
+                Ok(vec![Wire::into_val(
+                    self.ipv6_network_mask_prefix_length(cx)?,
+                )])
             }
             Op::Get("hardwareAddress") => {
                 inputs.end()?;
@@ -3962,15 +4167,24 @@ impl dyn IHostNetworkInterface {
 pub trait IInternalSessionControl: Send + Sync + 'static {
     /// UUID of the machine this process runs.
     fn machine_id(&self, cx: &Call) -> Result<String> {
-        Err(Error::not_implemented("IInternalSessionControl", "machineId"))
+        Err(Error::not_implemented(
+            "IInternalSessionControl",
+            "machineId",
+        ))
     }
     /// What the machine does now; the service asks when it finds a VM that it did not start.
     fn machine_state(&self, cx: &Call) -> Result<MachineState> {
-        Err(Error::not_implemented("IInternalSessionControl", "machineState"))
+        Err(Error::not_implemented(
+            "IInternalSessionControl",
+            "machineState",
+        ))
     }
     /// Milliseconds since the epoch at which machineState was entered.
     fn last_state_change(&self, cx: &Call) -> Result<i64> {
-        Err(Error::not_implemented("IInternalSessionControl", "lastStateChange"))
+        Err(Error::not_implemented(
+            "IInternalSessionControl",
+            "lastStateChange",
+        ))
     }
     /// Process id of the VM process.
     fn pid(&self, cx: &Call) -> Result<u32> {
@@ -3978,11 +4192,17 @@ pub trait IInternalSessionControl: Send + Sync + 'static {
     }
     /// `headless`, `gui`: the front end's name, which IMachine::sessionName shows.
     fn session_name(&self, cx: &Call) -> Result<String> {
-        Err(Error::not_implemented("IInternalSessionControl", "sessionName"))
+        Err(Error::not_implemented(
+            "IInternalSessionControl",
+            "sessionName",
+        ))
     }
     /// The caller is the service: reports go to the object path given, over the same connection.
     fn assign_machine(&self, cx: &Call, control: ObjRef) -> Result<()> {
-        Err(Error::not_implemented("IInternalSessionControl", "assignMachine"))
+        Err(Error::not_implemented(
+            "IInternalSessionControl",
+            "assignMachine",
+        ))
     }
     /// A medium was mounted, unmounted or attached while the machine runs; the VM process reads
     /// the new attachment from its session machine.
@@ -3994,23 +4214,38 @@ pub trait IInternalSessionControl: Send + Sync + 'static {
         device: i32,
         force: bool,
     ) -> Result<()> {
-        Err(Error::not_implemented("IInternalSessionControl", "onMediumChange"))
+        Err(Error::not_implemented(
+            "IInternalSessionControl",
+            "onMediumChange",
+        ))
     }
     /// A network adapter's settings changed while the machine runs.
     fn on_network_adapter_change(&self, cx: &Call, slot: u32, change_adapter: bool) -> Result<()> {
-        Err(Error::not_implemented("IInternalSessionControl", "onNetworkAdapterChange"))
+        Err(Error::not_implemented(
+            "IInternalSessionControl",
+            "onNetworkAdapterChange",
+        ))
     }
     /// A serial port's settings changed while the machine runs.
     fn on_serial_port_change(&self, cx: &Call, slot: u32) -> Result<()> {
-        Err(Error::not_implemented("IInternalSessionControl", "onSerialPortChange"))
+        Err(Error::not_implemented(
+            "IInternalSessionControl",
+            "onSerialPortChange",
+        ))
     }
     /// The execution cap changed while the machine runs.
     fn on_cpu_execution_cap_change(&self, cx: &Call, execution_cap: u32) -> Result<()> {
-        Err(Error::not_implemented("IInternalSessionControl", "onCPUExecutionCapChange"))
+        Err(Error::not_implemented(
+            "IInternalSessionControl",
+            "onCPUExecutionCapChange",
+        ))
     }
     /// The service unlocks the machine: power off without saving and exit.
     fn uninitialize(&self, cx: &Call) -> Result<()> {
-        Err(Error::not_implemented("IInternalSessionControl", "uninitialize"))
+        Err(Error::not_implemented(
+            "IInternalSessionControl",
+            "uninitialize",
+        ))
     }
 }
 
@@ -4078,7 +4313,10 @@ impl dyn IInternalSessionControl {
                 let r = self.uninitialize(cx)?;
                 Ok(Vec::new())
             }
-            _ => Err(Error::not_implemented("IInternalSessionControl", op.member())),
+            _ => Err(Error::not_implemented(
+                "IInternalSessionControl",
+                op.member(),
+            )),
         }
     }
 }
@@ -4088,15 +4326,24 @@ impl dyn IInternalSessionControl {
 pub trait IInternalMachineControl: Send + Sync + 'static {
     /// The VM process listens on its socket; the service connects and calls assignMachine.
     fn attach_vm_process(&self, cx: &Call) -> Result<()> {
-        Err(Error::not_implemented("IInternalMachineControl", "attachVMProcess"))
+        Err(Error::not_implemented(
+            "IInternalMachineControl",
+            "attachVMProcess",
+        ))
     }
     /// The machine changed its state.
     fn update_state(&self, cx: &Call, state: MachineState) -> Result<()> {
-        Err(Error::not_implemented("IInternalMachineControl", "updateState"))
+        Err(Error::not_implemented(
+            "IInternalMachineControl",
+            "updateState",
+        ))
     }
     /// Power-up ended: S_OK, or the error that launchVMProcess reports.
     fn end_power_up(&self, cx: &Call, result: i32, text: String) -> Result<()> {
-        Err(Error::not_implemented("IInternalMachineControl", "endPowerUp"))
+        Err(Error::not_implemented(
+            "IInternalMachineControl",
+            "endPowerUp",
+        ))
     }
     /// The guest, or the VM process for it, sets a guest property; an empty value deletes it.
     fn push_guest_property(
@@ -4107,11 +4354,17 @@ pub trait IInternalMachineControl: Send + Sync + 'static {
         timestamp: i64,
         flags: String,
     ) -> Result<()> {
-        Err(Error::not_implemented("IInternalMachineControl", "pushGuestProperty"))
+        Err(Error::not_implemented(
+            "IInternalMachineControl",
+            "pushGuestProperty",
+        ))
     }
     /// The guest ejected a medium.
     fn eject_medium(&self, cx: &Call, controller: String, port: i32, device: i32) -> Result<()> {
-        Err(Error::not_implemented("IInternalMachineControl", "ejectMedium"))
+        Err(Error::not_implemented(
+            "IInternalMachineControl",
+            "ejectMedium",
+        ))
     }
     /// A device ran into trouble: fatal stops the machine, the others have paused it or go on.
     fn report_runtime_error(
@@ -4121,7 +4374,10 @@ pub trait IInternalMachineControl: Send + Sync + 'static {
         id: String,
         message: String,
     ) -> Result<()> {
-        Err(Error::not_implemented("IInternalMachineControl", "reportRuntimeError"))
+        Err(Error::not_implemented(
+            "IInternalMachineControl",
+            "reportRuntimeError",
+        ))
     }
 }
 
@@ -4173,7 +4429,10 @@ impl dyn IInternalMachineControl {
                 let r = self.report_runtime_error(cx, fatal, id, message)?;
                 Ok(Vec::new())
             }
-            _ => Err(Error::not_implemented("IInternalMachineControl", op.member())),
+            _ => Err(Error::not_implemented(
+                "IInternalMachineControl",
+                op.member(),
+            )),
         }
     }
 }
@@ -4337,10 +4596,16 @@ pub trait IMachine: Send + Sync + 'static {
         Err(Error::not_implemented("IMachine", "VRDEServer"))
     }
     fn emulated_usb_card_reader_enabled(&self, cx: &Call) -> Result<bool> {
-        Err(Error::not_implemented("IMachine", "emulatedUSBCardReaderEnabled"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "emulatedUSBCardReaderEnabled",
+        ))
     }
     fn set_emulated_usb_card_reader_enabled(&self, cx: &Call, value: bool) -> Result<()> {
-        Err(Error::not_implemented("IMachine", "emulatedUSBCardReaderEnabled"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "emulatedUSBCardReaderEnabled",
+        ))
     }
     fn medium_attachments(&self, cx: &Call) -> Result<Vec<MediumAttachment>> {
         Err(Error::not_implemented("IMachine", "mediumAttachments"))
@@ -4406,10 +4671,16 @@ pub trait IMachine: Send + Sync + 'static {
         Err(Error::not_implemented("IMachine", "clipboardMode"))
     }
     fn clipboard_file_transfers_enabled(&self, cx: &Call) -> Result<bool> {
-        Err(Error::not_implemented("IMachine", "clipboardFileTransfersEnabled"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "clipboardFileTransfersEnabled",
+        ))
     }
     fn set_clipboard_file_transfers_enabled(&self, cx: &Call, value: bool) -> Result<()> {
-        Err(Error::not_implemented("IMachine", "clipboardFileTransfersEnabled"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "clipboardFileTransfersEnabled",
+        ))
     }
     fn dn_d_mode(&self, cx: &Call) -> Result<DnDMode> {
         Err(Error::not_implemented("IMachine", "dnDMode"))
@@ -4586,7 +4857,10 @@ pub trait IMachine: Send + Sync + 'static {
         device: i32,
         type_: DeviceType,
     ) -> Result<()> {
-        Err(Error::not_implemented("IMachine", "attachDeviceWithoutMedium"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "attachDeviceWithoutMedium",
+        ))
     }
     fn detach_device(
         &self,
@@ -4635,7 +4909,10 @@ pub trait IMachine: Send + Sync + 'static {
         device: i32,
         discard: bool,
     ) -> Result<()> {
-        Err(Error::not_implemented("IMachine", "setAutoDiscardForDevice"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "setAutoDiscardForDevice",
+        ))
     }
     fn set_hot_pluggable_for_device(
         &self,
@@ -4645,7 +4922,10 @@ pub trait IMachine: Send + Sync + 'static {
         device: i32,
         hot_pluggable: bool,
     ) -> Result<()> {
-        Err(Error::not_implemented("IMachine", "setHotPluggableForDevice"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "setHotPluggableForDevice",
+        ))
     }
     fn set_bandwidth_group_for_device(
         &self,
@@ -4655,7 +4935,10 @@ pub trait IMachine: Send + Sync + 'static {
         device: i32,
         bandwidth_group: ObjRef,
     ) -> Result<()> {
-        Err(Error::not_implemented("IMachine", "setBandwidthGroupForDevice"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "setBandwidthGroupForDevice",
+        ))
     }
     fn set_no_bandwidth_group_for_device(
         &self,
@@ -4664,7 +4947,10 @@ pub trait IMachine: Send + Sync + 'static {
         controller_port: i32,
         device: i32,
     ) -> Result<()> {
-        Err(Error::not_implemented("IMachine", "setNoBandwidthGroupForDevice"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "setNoBandwidthGroupForDevice",
+        ))
     }
     fn unmount_medium(
         &self,
@@ -4701,7 +4987,10 @@ pub trait IMachine: Send + Sync + 'static {
         cx: &Call,
         name: String,
     ) -> Result<Vec<MediumAttachment>> {
-        Err(Error::not_implemented("IMachine", "getMediumAttachmentsOfController"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "getMediumAttachmentsOfController",
+        ))
     }
     fn get_medium_attachment(
         &self,
@@ -4736,7 +5025,10 @@ pub trait IMachine: Send + Sync + 'static {
         Err(Error::not_implemented("IMachine", "addStorageController"))
     }
     fn get_storage_controller_by_name(&self, cx: &Call, name: String) -> Result<ObjRef> {
-        Err(Error::not_implemented("IMachine", "getStorageControllerByName"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "getStorageControllerByName",
+        ))
     }
     fn get_storage_controller_by_instance(
         &self,
@@ -4744,10 +5036,16 @@ pub trait IMachine: Send + Sync + 'static {
         connection_type: StorageBus,
         instance: u32,
     ) -> Result<ObjRef> {
-        Err(Error::not_implemented("IMachine", "getStorageControllerByInstance"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "getStorageControllerByInstance",
+        ))
     }
     fn remove_storage_controller(&self, cx: &Call, name: String) -> Result<()> {
-        Err(Error::not_implemented("IMachine", "removeStorageController"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "removeStorageController",
+        ))
     }
     fn set_storage_controller_bootable(
         &self,
@@ -4755,7 +5053,10 @@ pub trait IMachine: Send + Sync + 'static {
         name: String,
         bootable: bool,
     ) -> Result<()> {
-        Err(Error::not_implemented("IMachine", "setStorageControllerBootable"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "setStorageControllerBootable",
+        ))
     }
     fn add_usb_controller(
         &self,
@@ -4772,7 +5073,10 @@ pub trait IMachine: Send + Sync + 'static {
         Err(Error::not_implemented("IMachine", "getUSBControllerByName"))
     }
     fn get_usb_controller_count_by_type(&self, cx: &Call, type_: USBControllerType) -> Result<u32> {
-        Err(Error::not_implemented("IMachine", "getUSBControllerCountByType"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "getUSBControllerCountByType",
+        ))
     }
     fn get_serial_port(&self, cx: &Call, slot: u32) -> Result<ObjRef> {
         Err(Error::not_implemented("IMachine", "getSerialPort"))
@@ -4876,7 +5180,10 @@ pub trait IMachine: Send + Sync + 'static {
         Err(Error::not_implemented("IMachine", "getGuestPropertyValue"))
     }
     fn get_guest_property_timestamp(&self, cx: &Call, property: String) -> Result<i64> {
-        Err(Error::not_implemented("IMachine", "getGuestPropertyTimestamp"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "getGuestPropertyTimestamp",
+        ))
     }
     fn set_guest_property(
         &self,
@@ -4898,14 +5205,20 @@ pub trait IMachine: Send + Sync + 'static {
         cx: &Call,
         patterns: String,
     ) -> Result<(Vec<String>, Vec<String>, Vec<i64>, Vec<String>)> {
-        Err(Error::not_implemented("IMachine", "enumerateGuestProperties"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "enumerateGuestProperties",
+        ))
     }
     fn query_saved_guest_screen_info(
         &self,
         cx: &Call,
         screen_id: u32,
     ) -> Result<(u32, u32, u32, u32, bool)> {
-        Err(Error::not_implemented("IMachine", "querySavedGuestScreenInfo"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "querySavedGuestScreenInfo",
+        ))
     }
     fn read_saved_thumbnail_to_array(
         &self,
@@ -4913,14 +5226,20 @@ pub trait IMachine: Send + Sync + 'static {
         screen_id: u32,
         bitmap_format: BitmapFormat,
     ) -> Result<(Vec<u8>, u32, u32)> {
-        Err(Error::not_implemented("IMachine", "readSavedThumbnailToArray"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "readSavedThumbnailToArray",
+        ))
     }
     fn query_saved_screenshot_info(
         &self,
         cx: &Call,
         screen_id: u32,
     ) -> Result<(Vec<BitmapFormat>, u32, u32)> {
-        Err(Error::not_implemented("IMachine", "querySavedScreenshotInfo"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "querySavedScreenshotInfo",
+        ))
     }
     fn read_saved_screenshot_to_array(
         &self,
@@ -4928,7 +5247,10 @@ pub trait IMachine: Send + Sync + 'static {
         screen_id: u32,
         bitmap_format: BitmapFormat,
     ) -> Result<(Vec<u8>, u32, u32)> {
-        Err(Error::not_implemented("IMachine", "readSavedScreenshotToArray"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "readSavedScreenshotToArray",
+        ))
     }
     fn hot_plug_cpu(&self, cx: &Call, cpu: u32) -> Result<()> {
         Err(Error::not_implemented("IMachine", "hotPlugCPU"))
@@ -4979,7 +5301,10 @@ pub trait IMachine: Send + Sync + 'static {
         Err(Error::not_implemented("IMachine", "deleteSnapshot"))
     }
     fn delete_snapshot_and_all_children(&self, cx: &Call, id: String) -> Result<ObjRef> {
-        Err(Error::not_implemented("IMachine", "deleteSnapshotAndAllChildren"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "deleteSnapshotAndAllChildren",
+        ))
     }
     fn delete_snapshot_range(&self, cx: &Call, start_id: String, end_id: String) -> Result<ObjRef> {
         Err(Error::not_implemented("IMachine", "deleteSnapshotRange"))
@@ -5002,7 +5327,10 @@ pub trait IMachine: Send + Sync + 'static {
         Err(Error::not_implemented("IMachine", "changeEncryption"))
     }
     fn check_encryption_password(&self, cx: &Call, password: String) -> Result<()> {
-        Err(Error::not_implemented("IMachine", "checkEncryptionPassword"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "checkEncryptionPassword",
+        ))
     }
     fn add_encryption_password(&self, cx: &Call, id: String, password: String) -> Result<()> {
         Err(Error::not_implemented("IMachine", "addEncryptionPassword"))
@@ -5016,16 +5344,25 @@ pub trait IMachine: Send + Sync + 'static {
         Err(Error::not_implemented("IMachine", "addEncryptionPasswords"))
     }
     fn remove_encryption_password(&self, cx: &Call, id: String) -> Result<()> {
-        Err(Error::not_implemented("IMachine", "removeEncryptionPassword"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "removeEncryptionPassword",
+        ))
     }
     fn clear_all_encryption_passwords(&self, cx: &Call) -> Result<()> {
-        Err(Error::not_implemented("IMachine", "clearAllEncryptionPasswords"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "clearAllEncryptionPasswords",
+        ))
     }
     fn get_extra_data_keys(&self, cx: &Call) -> Result<Vec<String>> {
         Err(Error::not_implemented("IMachine", "getExtraDataKeys"))
     }
     fn get_effective_paravirt_provider(&self, cx: &Call) -> Result<ParavirtProvider> {
-        Err(Error::not_implemented("IMachine", "getEffectiveParavirtProvider"))
+        Err(Error::not_implemented(
+            "IMachine",
+            "getEffectiveParavirtProvider",
+        ))
     }
     fn get_encryption_settings(&self, cx: &Call) -> Result<(String, String)> {
         Err(Error::not_implemented("IMachine", "getEncryptionSettings"))
@@ -5289,7 +5626,9 @@ impl dyn IMachine {
             }
             Op::Get("emulatedUSBCardReaderEnabled") => {
                 inputs.end()?;
-                Ok(vec![Wire::into_val(self.emulated_usb_card_reader_enabled(cx)?)])
+                Ok(vec![Wire::into_val(
+                    self.emulated_usb_card_reader_enabled(cx)?,
+                )])
             }
             Op::Set("emulatedUSBCardReaderEnabled") => {
                 let value = inputs.take()?;
@@ -5385,7 +5724,9 @@ impl dyn IMachine {
             }
             Op::Get("clipboardFileTransfersEnabled") => {
                 inputs.end()?;
-                Ok(vec![Wire::into_val(self.clipboard_file_transfers_enabled(cx)?)])
+                Ok(vec![Wire::into_val(
+                    self.clipboard_file_transfers_enabled(cx)?,
+                )])
             }
             Op::Set("clipboardFileTransfersEnabled") => {
                 let value = inputs.take()?;
@@ -6050,7 +6391,11 @@ impl dyn IMachine {
                 let name = inputs.take()?;
                 inputs.end()?;
                 let r = self.get_guest_property(cx, name)?;
-                Ok(vec![Wire::into_val(r.0), Wire::into_val(r.1), Wire::into_val(r.2)])
+                Ok(vec![
+                    Wire::into_val(r.0),
+                    Wire::into_val(r.1),
+                    Wire::into_val(r.2),
+                ])
             }
             Op::Call("getGuestPropertyValue") => {
                 let property = inputs.take()?;
@@ -6113,20 +6458,32 @@ impl dyn IMachine {
                 let bitmap_format = inputs.take()?;
                 inputs.end()?;
                 let r = self.read_saved_thumbnail_to_array(cx, screen_id, bitmap_format)?;
-                Ok(vec![Wire::into_val(r.0), Wire::into_val(r.1), Wire::into_val(r.2)])
+                Ok(vec![
+                    Wire::into_val(r.0),
+                    Wire::into_val(r.1),
+                    Wire::into_val(r.2),
+                ])
             }
             Op::Call("querySavedScreenshotInfo") => {
                 let screen_id = inputs.take()?;
                 inputs.end()?;
                 let r = self.query_saved_screenshot_info(cx, screen_id)?;
-                Ok(vec![Wire::into_val(r.0), Wire::into_val(r.1), Wire::into_val(r.2)])
+                Ok(vec![
+                    Wire::into_val(r.0),
+                    Wire::into_val(r.1),
+                    Wire::into_val(r.2),
+                ])
             }
             Op::Call("readSavedScreenshotToArray") => {
                 let screen_id = inputs.take()?;
                 let bitmap_format = inputs.take()?;
                 inputs.end()?;
                 let r = self.read_saved_screenshot_to_array(cx, screen_id, bitmap_format)?;
-                Ok(vec![Wire::into_val(r.0), Wire::into_val(r.1), Wire::into_val(r.2)])
+                Ok(vec![
+                    Wire::into_val(r.0),
+                    Wire::into_val(r.1),
+                    Wire::into_val(r.2),
+                ])
             }
             Op::Call("hotPlugCPU") => {
                 let cpu = inputs.take()?;
@@ -6455,10 +6812,16 @@ pub trait IBIOSSettings: Send + Sync + 'static {
         Err(Error::not_implemented("IBIOSSettings", "PXEDebugEnabled"))
     }
     fn smbios_uuid_little_endian(&self, cx: &Call) -> Result<bool> {
-        Err(Error::not_implemented("IBIOSSettings", "SMBIOSUuidLittleEndian"))
+        Err(Error::not_implemented(
+            "IBIOSSettings",
+            "SMBIOSUuidLittleEndian",
+        ))
     }
     fn set_smbios_uuid_little_endian(&self, cx: &Call, value: bool) -> Result<()> {
-        Err(Error::not_implemented("IBIOSSettings", "SMBIOSUuidLittleEndian"))
+        Err(Error::not_implemented(
+            "IBIOSSettings",
+            "SMBIOSUuidLittleEndian",
+        ))
     }
 }
 
@@ -6584,10 +6947,16 @@ impl dyn IBIOSSettings {
 
 pub trait IGraphicsAdapter: Send + Sync + 'static {
     fn graphics_controller_type(&self, cx: &Call) -> Result<GraphicsControllerType> {
-        Err(Error::not_implemented("IGraphicsAdapter", "graphicsControllerType"))
+        Err(Error::not_implemented(
+            "IGraphicsAdapter",
+            "graphicsControllerType",
+        ))
     }
     fn set_graphics_controller_type(&self, cx: &Call, value: GraphicsControllerType) -> Result<()> {
-        Err(Error::not_implemented("IGraphicsAdapter", "graphicsControllerType"))
+        Err(Error::not_implemented(
+            "IGraphicsAdapter",
+            "graphicsControllerType",
+        ))
     }
     fn vram_size(&self, cx: &Call) -> Result<u32> {
         Err(Error::not_implemented("IGraphicsAdapter", "VRAMSize"))
@@ -6596,16 +6965,28 @@ pub trait IGraphicsAdapter: Send + Sync + 'static {
         Err(Error::not_implemented("IGraphicsAdapter", "VRAMSize"))
     }
     fn accelerate3d_enabled(&self, cx: &Call) -> Result<bool> {
-        Err(Error::not_implemented("IGraphicsAdapter", "accelerate3DEnabled"))
+        Err(Error::not_implemented(
+            "IGraphicsAdapter",
+            "accelerate3DEnabled",
+        ))
     }
     fn set_accelerate3d_enabled(&self, cx: &Call, value: bool) -> Result<()> {
-        Err(Error::not_implemented("IGraphicsAdapter", "accelerate3DEnabled"))
+        Err(Error::not_implemented(
+            "IGraphicsAdapter",
+            "accelerate3DEnabled",
+        ))
     }
     fn accelerate2d_video_enabled(&self, cx: &Call) -> Result<bool> {
-        Err(Error::not_implemented("IGraphicsAdapter", "accelerate2DVideoEnabled"))
+        Err(Error::not_implemented(
+            "IGraphicsAdapter",
+            "accelerate2DVideoEnabled",
+        ))
     }
     fn set_accelerate2d_video_enabled(&self, cx: &Call, value: bool) -> Result<()> {
-        Err(Error::not_implemented("IGraphicsAdapter", "accelerate2DVideoEnabled"))
+        Err(Error::not_implemented(
+            "IGraphicsAdapter",
+            "accelerate2DVideoEnabled",
+        ))
     }
     fn monitor_count(&self, cx: &Call) -> Result<u32> {
         Err(Error::not_implemented("IGraphicsAdapter", "monitorCount"))
@@ -6695,16 +7076,28 @@ pub trait IVRDEServer: Send + Sync + 'static {
         Err(Error::not_implemented("IVRDEServer", "authTimeout"))
     }
     fn allow_multi_connection(&self, cx: &Call) -> Result<bool> {
-        Err(Error::not_implemented("IVRDEServer", "allowMultiConnection"))
+        Err(Error::not_implemented(
+            "IVRDEServer",
+            "allowMultiConnection",
+        ))
     }
     fn set_allow_multi_connection(&self, cx: &Call, value: bool) -> Result<()> {
-        Err(Error::not_implemented("IVRDEServer", "allowMultiConnection"))
+        Err(Error::not_implemented(
+            "IVRDEServer",
+            "allowMultiConnection",
+        ))
     }
     fn reuse_single_connection(&self, cx: &Call) -> Result<bool> {
-        Err(Error::not_implemented("IVRDEServer", "reuseSingleConnection"))
+        Err(Error::not_implemented(
+            "IVRDEServer",
+            "reuseSingleConnection",
+        ))
     }
     fn set_reuse_single_connection(&self, cx: &Call, value: bool) -> Result<()> {
-        Err(Error::not_implemented("IVRDEServer", "reuseSingleConnection"))
+        Err(Error::not_implemented(
+            "IVRDEServer",
+            "reuseSingleConnection",
+        ))
     }
     fn vrde_ext_pack(&self, cx: &Call) -> Result<String> {
         Err(Error::not_implemented("IVRDEServer", "VRDEExtPack"))
@@ -6837,16 +7230,28 @@ pub trait IBandwidthControl: Send + Sync + 'static {
         type_: BandwidthGroupType,
         max_bytes_per_sec: i64,
     ) -> Result<()> {
-        Err(Error::not_implemented("IBandwidthControl", "createBandwidthGroup"))
+        Err(Error::not_implemented(
+            "IBandwidthControl",
+            "createBandwidthGroup",
+        ))
     }
     fn delete_bandwidth_group(&self, cx: &Call, name: String) -> Result<()> {
-        Err(Error::not_implemented("IBandwidthControl", "deleteBandwidthGroup"))
+        Err(Error::not_implemented(
+            "IBandwidthControl",
+            "deleteBandwidthGroup",
+        ))
     }
     fn get_bandwidth_group(&self, cx: &Call, name: String) -> Result<ObjRef> {
-        Err(Error::not_implemented("IBandwidthControl", "getBandwidthGroup"))
+        Err(Error::not_implemented(
+            "IBandwidthControl",
+            "getBandwidthGroup",
+        ))
     }
     fn get_all_bandwidth_groups(&self, cx: &Call) -> Result<Vec<ObjRef>> {
-        Err(Error::not_implemented("IBandwidthControl", "getAllBandwidthGroups"))
+        Err(Error::not_implemented(
+            "IBandwidthControl",
+            "getAllBandwidthGroups",
+        ))
     }
 }
 
@@ -6979,14 +7384,20 @@ impl dyn ITrustedPlatformModule {
                 self.set_location(cx, value)?;
                 Ok(Vec::new())
             }
-            _ => Err(Error::not_implemented("ITrustedPlatformModule", op.member())),
+            _ => Err(Error::not_implemented(
+                "ITrustedPlatformModule",
+                op.member(),
+            )),
         }
     }
 }
 
 pub trait INvramStore: Send + Sync + 'static {
     fn non_volatile_storage_file(&self, cx: &Call) -> Result<String> {
-        Err(Error::not_implemented("INvramStore", "nonVolatileStorageFile"))
+        Err(Error::not_implemented(
+            "INvramStore",
+            "nonVolatileStorageFile",
+        ))
     }
     fn uefi_variable_store(&self, cx: &Call) -> Result<ObjRef> {
         Err(Error::not_implemented("INvramStore", "uefiVariableStore"))
@@ -6998,7 +7409,10 @@ pub trait INvramStore: Send + Sync + 'static {
         Err(Error::not_implemented("INvramStore", "keyStore"))
     }
     fn init_uefi_variable_store(&self, cx: &Call, size: u32) -> Result<()> {
-        Err(Error::not_implemented("INvramStore", "initUefiVariableStore"))
+        Err(Error::not_implemented(
+            "INvramStore",
+            "initUefiVariableStore",
+        ))
     }
 }
 
@@ -7036,16 +7450,28 @@ impl dyn INvramStore {
 
 pub trait IGuestDebugControl: Send + Sync + 'static {
     fn debug_provider(&self, cx: &Call) -> Result<GuestDebugProvider> {
-        Err(Error::not_implemented("IGuestDebugControl", "debugProvider"))
+        Err(Error::not_implemented(
+            "IGuestDebugControl",
+            "debugProvider",
+        ))
     }
     fn set_debug_provider(&self, cx: &Call, value: GuestDebugProvider) -> Result<()> {
-        Err(Error::not_implemented("IGuestDebugControl", "debugProvider"))
+        Err(Error::not_implemented(
+            "IGuestDebugControl",
+            "debugProvider",
+        ))
     }
     fn debug_io_provider(&self, cx: &Call) -> Result<GuestDebugIoProvider> {
-        Err(Error::not_implemented("IGuestDebugControl", "debugIoProvider"))
+        Err(Error::not_implemented(
+            "IGuestDebugControl",
+            "debugIoProvider",
+        ))
     }
     fn set_debug_io_provider(&self, cx: &Call, value: GuestDebugIoProvider) -> Result<()> {
-        Err(Error::not_implemented("IGuestDebugControl", "debugIoProvider"))
+        Err(Error::not_implemented(
+            "IGuestDebugControl",
+            "debugIoProvider",
+        ))
     }
     fn debug_address(&self, cx: &Call) -> Result<String> {
         Err(Error::not_implemented("IGuestDebugControl", "debugAddress"))
@@ -7122,7 +7548,10 @@ pub trait IRecordingSettings: Send + Sync + 'static {
         Err(Error::not_implemented("IRecordingSettings", "screens"))
     }
     fn get_screen_settings(&self, cx: &Call, screen_id: u32) -> Result<ObjRef> {
-        Err(Error::not_implemented("IRecordingSettings", "getScreenSettings"))
+        Err(Error::not_implemented(
+            "IRecordingSettings",
+            "getScreenSettings",
+        ))
     }
 }
 
@@ -7646,13 +8075,25 @@ pub trait IMediumFormat: Send + Sync + 'static {
         Err(Error::not_implemented("IMediumFormat", "capabilities"))
     }
     fn describe_file_extensions(&self, cx: &Call) -> Result<(Vec<String>, Vec<DeviceType>)> {
-        Err(Error::not_implemented("IMediumFormat", "describeFileExtensions"))
+        Err(Error::not_implemented(
+            "IMediumFormat",
+            "describeFileExtensions",
+        ))
     }
     fn describe_properties(
         &self,
         cx: &Call,
-    ) -> Result<(Vec<String>, Vec<String>, Vec<DataType>, Vec<u32>, Vec<String>)> {
-        Err(Error::not_implemented("IMediumFormat", "describeProperties"))
+    ) -> Result<(
+        Vec<String>,
+        Vec<String>,
+        Vec<DataType>,
+        Vec<u32>,
+        Vec<String>,
+    )> {
+        Err(Error::not_implemented(
+            "IMediumFormat",
+            "describeProperties",
+        ))
     }
 }
 
@@ -7820,7 +8261,10 @@ pub trait IProgress: Send + Sync + 'static {
         Err(Error::not_implemented("IProgress", "waitForCompletion"))
     }
     fn wait_for_operation_completion(&self, cx: &Call, operation: u32, timeout: i32) -> Result<()> {
-        Err(Error::not_implemented("IProgress", "waitForOperationCompletion"))
+        Err(Error::not_implemented(
+            "IProgress",
+            "waitForOperationCompletion",
+        ))
     }
     fn cancel(&self, cx: &Call) -> Result<()> {
         Err(Error::not_implemented("IProgress", "cancel"))
@@ -7967,7 +8411,10 @@ pub trait IWebsessionManager: Send + Sync + 'static {
         Err(Error::not_implemented("IWebsessionManager", "logoff"))
     }
     fn get_session_object(&self, cx: &Call, ref_i_virtual_box: ObjRef) -> Result<ObjRef> {
-        Err(Error::not_implemented("IWebsessionManager", "getSessionObject"))
+        Err(Error::not_implemented(
+            "IWebsessionManager",
+            "getSessionObject",
+        ))
     }
 }
 
@@ -8005,10 +8452,16 @@ pub trait IVirtualBoxErrorInfo: Send + Sync + 'static {
         Err(Error::not_implemented("IVirtualBoxErrorInfo", "resultCode"))
     }
     fn result_detail(&self, cx: &Call) -> Result<i32> {
-        Err(Error::not_implemented("IVirtualBoxErrorInfo", "resultDetail"))
+        Err(Error::not_implemented(
+            "IVirtualBoxErrorInfo",
+            "resultDetail",
+        ))
     }
     fn interface_id(&self, cx: &Call) -> Result<String> {
-        Err(Error::not_implemented("IVirtualBoxErrorInfo", "interfaceID"))
+        Err(Error::not_implemented(
+            "IVirtualBoxErrorInfo",
+            "interfaceID",
+        ))
     }
     fn component(&self, cx: &Call) -> Result<String> {
         Err(Error::not_implemented("IVirtualBoxErrorInfo", "component"))
@@ -8112,7 +8565,10 @@ pub trait IVirtualBox: Send + Sync + 'static {
         Err(Error::not_implemented("IVirtualBox", "sharedFolders"))
     }
     fn performance_collector(&self, cx: &Call) -> Result<ObjRef> {
-        Err(Error::not_implemented("IVirtualBox", "performanceCollector"))
+        Err(Error::not_implemented(
+            "IVirtualBox",
+            "performanceCollector",
+        ))
     }
     fn dhcp_servers(&self, cx: &Call) -> Result<Vec<ObjRef>> {
         Err(Error::not_implemented("IVirtualBox", "DHCPServers"))
@@ -8130,13 +8586,19 @@ pub trait IVirtualBox: Send + Sync + 'static {
         Err(Error::not_implemented("IVirtualBox", "hostOnlyNetworks"))
     }
     fn generic_network_drivers(&self, cx: &Call) -> Result<Vec<String>> {
-        Err(Error::not_implemented("IVirtualBox", "genericNetworkDrivers"))
+        Err(Error::not_implemented(
+            "IVirtualBox",
+            "genericNetworkDrivers",
+        ))
     }
     fn cloud_networks(&self, cx: &Call) -> Result<Vec<ObjRef>> {
         Err(Error::not_implemented("IVirtualBox", "cloudNetworks"))
     }
     fn cloud_provider_manager(&self, cx: &Call) -> Result<ObjRef> {
-        Err(Error::not_implemented("IVirtualBox", "cloudProviderManager"))
+        Err(Error::not_implemented(
+            "IVirtualBox",
+            "cloudProviderManager",
+        ))
     }
     fn compose_machine_filename(
         &self,
@@ -8146,7 +8608,10 @@ pub trait IVirtualBox: Send + Sync + 'static {
         create_flags: String,
         base_folder: String,
     ) -> Result<String> {
-        Err(Error::not_implemented("IVirtualBox", "composeMachineFilename"))
+        Err(Error::not_implemented(
+            "IVirtualBox",
+            "composeMachineFilename",
+        ))
     }
     fn create_machine(
         &self,
@@ -8181,7 +8646,10 @@ pub trait IVirtualBox: Send + Sync + 'static {
         Err(Error::not_implemented("IVirtualBox", "createAppliance"))
     }
     fn create_unattended_installer(&self, cx: &Call) -> Result<ObjRef> {
-        Err(Error::not_implemented("IVirtualBox", "createUnattendedInstaller"))
+        Err(Error::not_implemented(
+            "IVirtualBox",
+            "createUnattendedInstaller",
+        ))
     }
     fn create_medium(
         &self,
@@ -8233,7 +8701,10 @@ pub trait IVirtualBox: Send + Sync + 'static {
         Err(Error::not_implemented("IVirtualBox", "createDHCPServer"))
     }
     fn find_dhcp_server_by_network_name(&self, cx: &Call, name: String) -> Result<ObjRef> {
-        Err(Error::not_implemented("IVirtualBox", "findDHCPServerByNetworkName"))
+        Err(Error::not_implemented(
+            "IVirtualBox",
+            "findDHCPServerByNetworkName",
+        ))
     }
     fn remove_dhcp_server(&self, cx: &Call, server: ObjRef) -> Result<()> {
         Err(Error::not_implemented("IVirtualBox", "removeDHCPServer"))
@@ -8242,28 +8713,46 @@ pub trait IVirtualBox: Send + Sync + 'static {
         Err(Error::not_implemented("IVirtualBox", "createNATNetwork"))
     }
     fn find_nat_network_by_name(&self, cx: &Call, network_name: String) -> Result<ObjRef> {
-        Err(Error::not_implemented("IVirtualBox", "findNATNetworkByName"))
+        Err(Error::not_implemented(
+            "IVirtualBox",
+            "findNATNetworkByName",
+        ))
     }
     fn remove_nat_network(&self, cx: &Call, network: ObjRef) -> Result<()> {
         Err(Error::not_implemented("IVirtualBox", "removeNATNetwork"))
     }
     fn create_host_only_network(&self, cx: &Call, network_name: String) -> Result<ObjRef> {
-        Err(Error::not_implemented("IVirtualBox", "createHostOnlyNetwork"))
+        Err(Error::not_implemented(
+            "IVirtualBox",
+            "createHostOnlyNetwork",
+        ))
     }
     fn find_host_only_network_by_name(&self, cx: &Call, network_name: String) -> Result<ObjRef> {
-        Err(Error::not_implemented("IVirtualBox", "findHostOnlyNetworkByName"))
+        Err(Error::not_implemented(
+            "IVirtualBox",
+            "findHostOnlyNetworkByName",
+        ))
     }
     fn find_host_only_network_by_id(&self, cx: &Call, id: String) -> Result<ObjRef> {
-        Err(Error::not_implemented("IVirtualBox", "findHostOnlyNetworkById"))
+        Err(Error::not_implemented(
+            "IVirtualBox",
+            "findHostOnlyNetworkById",
+        ))
     }
     fn remove_host_only_network(&self, cx: &Call, network: ObjRef) -> Result<()> {
-        Err(Error::not_implemented("IVirtualBox", "removeHostOnlyNetwork"))
+        Err(Error::not_implemented(
+            "IVirtualBox",
+            "removeHostOnlyNetwork",
+        ))
     }
     fn create_cloud_network(&self, cx: &Call, network_name: String) -> Result<ObjRef> {
         Err(Error::not_implemented("IVirtualBox", "createCloudNetwork"))
     }
     fn find_cloud_network_by_name(&self, cx: &Call, network_name: String) -> Result<ObjRef> {
-        Err(Error::not_implemented("IVirtualBox", "findCloudNetworkByName"))
+        Err(Error::not_implemented(
+            "IVirtualBox",
+            "findCloudNetworkByName",
+        ))
     }
     fn remove_cloud_network(&self, cx: &Call, network: ObjRef) -> Result<()> {
         Err(Error::not_implemented("IVirtualBox", "removeCloudNetwork"))
@@ -8274,7 +8763,10 @@ pub trait IVirtualBox: Send + Sync + 'static {
         firmware_type: FirmwareType,
         version: String,
     ) -> Result<(bool, String, String)> {
-        Err(Error::not_implemented("IVirtualBox", "checkFirmwarePresent"))
+        Err(Error::not_implemented(
+            "IVirtualBox",
+            "checkFirmwarePresent",
+        ))
     }
     fn find_progress_by_id(&self, cx: &Call, id: String) -> Result<ObjRef> {
         Err(Error::not_implemented("IVirtualBox", "findProgressById"))
@@ -8621,7 +9113,11 @@ impl dyn IVirtualBox {
                 let version = inputs.take()?;
                 inputs.end()?;
                 let r = self.check_firmware_present(cx, firmware_type, version)?;
-                Ok(vec![Wire::into_val(r.0), Wire::into_val(r.1), Wire::into_val(r.2)])
+                Ok(vec![
+                    Wire::into_val(r.0),
+                    Wire::into_val(r.1),
+                    Wire::into_val(r.2),
+                ])
             }
             Op::Call("findProgressById") => {
                 let id = inputs.take()?;
@@ -8653,40 +9149,73 @@ pub trait ISystemProperties: Send + Sync + 'static {
         Err(Error::not_implemented("ISystemProperties", "maxGuestVRAM"))
     }
     fn min_guest_cpu_count(&self, cx: &Call) -> Result<u32> {
-        Err(Error::not_implemented("ISystemProperties", "minGuestCPUCount"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "minGuestCPUCount",
+        ))
     }
     fn max_guest_cpu_count(&self, cx: &Call) -> Result<u32> {
-        Err(Error::not_implemented("ISystemProperties", "maxGuestCPUCount"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "maxGuestCPUCount",
+        ))
     }
     fn max_guest_monitors(&self, cx: &Call) -> Result<u32> {
-        Err(Error::not_implemented("ISystemProperties", "maxGuestMonitors"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "maxGuestMonitors",
+        ))
     }
     fn info_vd_size(&self, cx: &Call) -> Result<i64> {
         Err(Error::not_implemented("ISystemProperties", "infoVDSize"))
     }
     fn serial_port_count(&self, cx: &Call) -> Result<u32> {
-        Err(Error::not_implemented("ISystemProperties", "serialPortCount"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "serialPortCount",
+        ))
     }
     fn parallel_port_count(&self, cx: &Call) -> Result<u32> {
-        Err(Error::not_implemented("ISystemProperties", "parallelPortCount"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "parallelPortCount",
+        ))
     }
     fn max_boot_position(&self, cx: &Call) -> Result<u32> {
-        Err(Error::not_implemented("ISystemProperties", "maxBootPosition"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "maxBootPosition",
+        ))
     }
     fn raw_mode_supported(&self, cx: &Call) -> Result<bool> {
-        Err(Error::not_implemented("ISystemProperties", "rawModeSupported"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "rawModeSupported",
+        ))
     }
     fn exclusive_hw_virt(&self, cx: &Call) -> Result<bool> {
-        Err(Error::not_implemented("ISystemProperties", "exclusiveHwVirt"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "exclusiveHwVirt",
+        ))
     }
     fn set_exclusive_hw_virt(&self, cx: &Call, value: bool) -> Result<()> {
-        Err(Error::not_implemented("ISystemProperties", "exclusiveHwVirt"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "exclusiveHwVirt",
+        ))
     }
     fn default_machine_folder(&self, cx: &Call) -> Result<String> {
-        Err(Error::not_implemented("ISystemProperties", "defaultMachineFolder"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "defaultMachineFolder",
+        ))
     }
     fn set_default_machine_folder(&self, cx: &Call, value: String) -> Result<()> {
-        Err(Error::not_implemented("ISystemProperties", "defaultMachineFolder"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "defaultMachineFolder",
+        ))
     }
     fn logging_level(&self, cx: &Call) -> Result<String> {
         Err(Error::not_implemented("ISystemProperties", "loggingLevel"))
@@ -8698,88 +9227,172 @@ pub trait ISystemProperties: Send + Sync + 'static {
         Err(Error::not_implemented("ISystemProperties", "mediumFormats"))
     }
     fn default_hard_disk_format(&self, cx: &Call) -> Result<String> {
-        Err(Error::not_implemented("ISystemProperties", "defaultHardDiskFormat"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "defaultHardDiskFormat",
+        ))
     }
     fn set_default_hard_disk_format(&self, cx: &Call, value: String) -> Result<()> {
-        Err(Error::not_implemented("ISystemProperties", "defaultHardDiskFormat"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "defaultHardDiskFormat",
+        ))
     }
     fn free_disk_space_warning(&self, cx: &Call) -> Result<i64> {
-        Err(Error::not_implemented("ISystemProperties", "freeDiskSpaceWarning"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "freeDiskSpaceWarning",
+        ))
     }
     fn set_free_disk_space_warning(&self, cx: &Call, value: i64) -> Result<()> {
-        Err(Error::not_implemented("ISystemProperties", "freeDiskSpaceWarning"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "freeDiskSpaceWarning",
+        ))
     }
     fn free_disk_space_percent_warning(&self, cx: &Call) -> Result<u32> {
-        Err(Error::not_implemented("ISystemProperties", "freeDiskSpacePercentWarning"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "freeDiskSpacePercentWarning",
+        ))
     }
     fn set_free_disk_space_percent_warning(&self, cx: &Call, value: u32) -> Result<()> {
-        Err(Error::not_implemented("ISystemProperties", "freeDiskSpacePercentWarning"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "freeDiskSpacePercentWarning",
+        ))
     }
     fn free_disk_space_error(&self, cx: &Call) -> Result<i64> {
-        Err(Error::not_implemented("ISystemProperties", "freeDiskSpaceError"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "freeDiskSpaceError",
+        ))
     }
     fn set_free_disk_space_error(&self, cx: &Call, value: i64) -> Result<()> {
-        Err(Error::not_implemented("ISystemProperties", "freeDiskSpaceError"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "freeDiskSpaceError",
+        ))
     }
     fn free_disk_space_percent_error(&self, cx: &Call) -> Result<u32> {
-        Err(Error::not_implemented("ISystemProperties", "freeDiskSpacePercentError"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "freeDiskSpacePercentError",
+        ))
     }
     fn set_free_disk_space_percent_error(&self, cx: &Call, value: u32) -> Result<()> {
-        Err(Error::not_implemented("ISystemProperties", "freeDiskSpacePercentError"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "freeDiskSpacePercentError",
+        ))
     }
     fn vrde_auth_library(&self, cx: &Call) -> Result<String> {
-        Err(Error::not_implemented("ISystemProperties", "VRDEAuthLibrary"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "VRDEAuthLibrary",
+        ))
     }
     fn set_vrde_auth_library(&self, cx: &Call, value: String) -> Result<()> {
-        Err(Error::not_implemented("ISystemProperties", "VRDEAuthLibrary"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "VRDEAuthLibrary",
+        ))
     }
     fn web_service_auth_library(&self, cx: &Call) -> Result<String> {
-        Err(Error::not_implemented("ISystemProperties", "webServiceAuthLibrary"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "webServiceAuthLibrary",
+        ))
     }
     fn set_web_service_auth_library(&self, cx: &Call, value: String) -> Result<()> {
-        Err(Error::not_implemented("ISystemProperties", "webServiceAuthLibrary"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "webServiceAuthLibrary",
+        ))
     }
     fn default_vrde_ext_pack(&self, cx: &Call) -> Result<String> {
-        Err(Error::not_implemented("ISystemProperties", "defaultVRDEExtPack"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "defaultVRDEExtPack",
+        ))
     }
     fn set_default_vrde_ext_pack(&self, cx: &Call, value: String) -> Result<()> {
-        Err(Error::not_implemented("ISystemProperties", "defaultVRDEExtPack"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "defaultVRDEExtPack",
+        ))
     }
     fn default_crypto_ext_pack(&self, cx: &Call) -> Result<String> {
-        Err(Error::not_implemented("ISystemProperties", "defaultCryptoExtPack"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "defaultCryptoExtPack",
+        ))
     }
     fn set_default_crypto_ext_pack(&self, cx: &Call, value: String) -> Result<()> {
-        Err(Error::not_implemented("ISystemProperties", "defaultCryptoExtPack"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "defaultCryptoExtPack",
+        ))
     }
     fn log_history_count(&self, cx: &Call) -> Result<u32> {
-        Err(Error::not_implemented("ISystemProperties", "logHistoryCount"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "logHistoryCount",
+        ))
     }
     fn set_log_history_count(&self, cx: &Call, value: u32) -> Result<()> {
-        Err(Error::not_implemented("ISystemProperties", "logHistoryCount"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "logHistoryCount",
+        ))
     }
     fn default_audio_driver(&self, cx: &Call) -> Result<AudioDriverType> {
-        Err(Error::not_implemented("ISystemProperties", "defaultAudioDriver"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "defaultAudioDriver",
+        ))
     }
     fn autostart_database_path(&self, cx: &Call) -> Result<String> {
-        Err(Error::not_implemented("ISystemProperties", "autostartDatabasePath"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "autostartDatabasePath",
+        ))
     }
     fn set_autostart_database_path(&self, cx: &Call, value: String) -> Result<()> {
-        Err(Error::not_implemented("ISystemProperties", "autostartDatabasePath"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "autostartDatabasePath",
+        ))
     }
     fn default_additions_iso(&self, cx: &Call) -> Result<String> {
-        Err(Error::not_implemented("ISystemProperties", "defaultAdditionsISO"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "defaultAdditionsISO",
+        ))
     }
     fn set_default_additions_iso(&self, cx: &Call, value: String) -> Result<()> {
-        Err(Error::not_implemented("ISystemProperties", "defaultAdditionsISO"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "defaultAdditionsISO",
+        ))
     }
     fn default_frontend(&self, cx: &Call) -> Result<String> {
-        Err(Error::not_implemented("ISystemProperties", "defaultFrontend"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "defaultFrontend",
+        ))
     }
     fn set_default_frontend(&self, cx: &Call, value: String) -> Result<()> {
-        Err(Error::not_implemented("ISystemProperties", "defaultFrontend"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "defaultFrontend",
+        ))
     }
     fn screen_shot_formats(&self, cx: &Call) -> Result<Vec<BitmapFormat>> {
-        Err(Error::not_implemented("ISystemProperties", "screenShotFormats"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "screenShotFormats",
+        ))
     }
     fn proxy_mode(&self, cx: &Call) -> Result<ProxyMode> {
         Err(Error::not_implemented("ISystemProperties", "proxyMode"))
@@ -8794,100 +9407,193 @@ pub trait ISystemProperties: Send + Sync + 'static {
         Err(Error::not_implemented("ISystemProperties", "proxyURL"))
     }
     fn supported_paravirt_providers(&self, cx: &Call) -> Result<Vec<ParavirtProvider>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedParavirtProviders"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedParavirtProviders",
+        ))
     }
     fn supported_clipboard_modes(&self, cx: &Call) -> Result<Vec<ClipboardMode>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedClipboardModes"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedClipboardModes",
+        ))
     }
     fn supported_dn_d_modes(&self, cx: &Call) -> Result<Vec<DnDMode>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedDnDModes"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedDnDModes",
+        ))
     }
     fn supported_firmware_types(&self, cx: &Call) -> Result<Vec<FirmwareType>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedFirmwareTypes"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedFirmwareTypes",
+        ))
     }
     fn supported_pointing_hid_types(&self, cx: &Call) -> Result<Vec<PointingHIDType>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedPointingHIDTypes"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedPointingHIDTypes",
+        ))
     }
     fn supported_keyboard_hid_types(&self, cx: &Call) -> Result<Vec<KeyboardHIDType>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedKeyboardHIDTypes"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedKeyboardHIDTypes",
+        ))
     }
     fn supported_vfs_types(&self, cx: &Call) -> Result<Vec<VFSType>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedVFSTypes"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedVFSTypes",
+        ))
     }
     fn supported_import_options(&self, cx: &Call) -> Result<Vec<ImportOptions>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedImportOptions"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedImportOptions",
+        ))
     }
     fn supported_export_options(&self, cx: &Call) -> Result<Vec<ExportOptions>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedExportOptions"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedExportOptions",
+        ))
     }
     fn supported_recording_features(&self, cx: &Call) -> Result<Vec<RecordingFeature>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedRecordingFeatures"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedRecordingFeatures",
+        ))
     }
     fn supported_recording_audio_codecs(&self, cx: &Call) -> Result<Vec<RecordingAudioCodec>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedRecordingAudioCodecs"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedRecordingAudioCodecs",
+        ))
     }
     fn supported_recording_video_codecs(&self, cx: &Call) -> Result<Vec<RecordingVideoCodec>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedRecordingVideoCodecs"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedRecordingVideoCodecs",
+        ))
     }
     fn supported_recording_vs_modes(&self, cx: &Call) -> Result<Vec<RecordingVideoScalingMode>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedRecordingVSModes"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedRecordingVSModes",
+        ))
     }
     fn supported_recording_arc_modes(&self, cx: &Call) -> Result<Vec<RecordingRateControlMode>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedRecordingARCModes"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedRecordingARCModes",
+        ))
     }
     fn supported_recording_vrc_modes(&self, cx: &Call) -> Result<Vec<RecordingRateControlMode>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedRecordingVRCModes"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedRecordingVRCModes",
+        ))
     }
     fn supported_graphics_controller_types(
         &self,
         cx: &Call,
     ) -> Result<Vec<GraphicsControllerType>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedGraphicsControllerTypes"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedGraphicsControllerTypes",
+        ))
     }
     fn supported_clone_options(&self, cx: &Call) -> Result<Vec<CloneOptions>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedCloneOptions"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedCloneOptions",
+        ))
     }
     fn supported_autostop_types(&self, cx: &Call) -> Result<Vec<AutostopType>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedAutostopTypes"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedAutostopTypes",
+        ))
     }
     fn supported_vm_proc_priorities(&self, cx: &Call) -> Result<Vec<VMProcPriority>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedVMProcPriorities"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedVMProcPriorities",
+        ))
     }
     fn supported_network_attachment_types(&self, cx: &Call) -> Result<Vec<NetworkAttachmentType>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedNetworkAttachmentTypes"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedNetworkAttachmentTypes",
+        ))
     }
     fn supported_network_adapter_types(&self, cx: &Call) -> Result<Vec<NetworkAdapterType>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedNetworkAdapterTypes"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedNetworkAdapterTypes",
+        ))
     }
     fn supported_port_modes(&self, cx: &Call) -> Result<Vec<PortMode>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedPortModes"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedPortModes",
+        ))
     }
     fn supported_uart_types(&self, cx: &Call) -> Result<Vec<UartType>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedUartTypes"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedUartTypes",
+        ))
     }
     fn supported_usb_controller_types(&self, cx: &Call) -> Result<Vec<USBControllerType>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedUSBControllerTypes"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedUSBControllerTypes",
+        ))
     }
     fn supported_audio_driver_types(&self, cx: &Call) -> Result<Vec<AudioDriverType>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedAudioDriverTypes"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedAudioDriverTypes",
+        ))
     }
     fn supported_audio_controller_types(&self, cx: &Call) -> Result<Vec<AudioControllerType>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedAudioControllerTypes"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedAudioControllerTypes",
+        ))
     }
     fn supported_storage_buses(&self, cx: &Call) -> Result<Vec<StorageBus>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedStorageBuses"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedStorageBuses",
+        ))
     }
     fn supported_storage_controller_types(&self, cx: &Call) -> Result<Vec<StorageControllerType>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedStorageControllerTypes"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedStorageControllerTypes",
+        ))
     }
     fn supported_chipset_types(&self, cx: &Call) -> Result<Vec<ChipsetType>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedChipsetTypes"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedChipsetTypes",
+        ))
     }
     fn supported_iommu_types(&self, cx: &Call) -> Result<Vec<IommuType>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedIommuTypes"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedIommuTypes",
+        ))
     }
     fn supported_tpm_types(&self, cx: &Call) -> Result<Vec<TpmType>> {
-        Err(Error::not_implemented("ISystemProperties", "supportedTpmTypes"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "supportedTpmTypes",
+        ))
     }
     fn language_id(&self, cx: &Call) -> Result<String> {
         Err(Error::not_implemented("ISystemProperties", "languageId"))
@@ -8896,7 +9602,10 @@ pub trait ISystemProperties: Send + Sync + 'static {
         Err(Error::not_implemented("ISystemProperties", "languageId"))
     }
     fn get_max_network_adapters(&self, cx: &Call, chipset: ChipsetType) -> Result<u32> {
-        Err(Error::not_implemented("ISystemProperties", "getMaxNetworkAdapters"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "getMaxNetworkAdapters",
+        ))
     }
     fn get_max_network_adapters_of_type(
         &self,
@@ -8904,16 +9613,28 @@ pub trait ISystemProperties: Send + Sync + 'static {
         chipset: ChipsetType,
         type_: NetworkAttachmentType,
     ) -> Result<u32> {
-        Err(Error::not_implemented("ISystemProperties", "getMaxNetworkAdaptersOfType"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "getMaxNetworkAdaptersOfType",
+        ))
     }
     fn get_max_devices_per_port_for_storage_bus(&self, cx: &Call, bus: StorageBus) -> Result<u32> {
-        Err(Error::not_implemented("ISystemProperties", "getMaxDevicesPerPortForStorageBus"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "getMaxDevicesPerPortForStorageBus",
+        ))
     }
     fn get_min_port_count_for_storage_bus(&self, cx: &Call, bus: StorageBus) -> Result<u32> {
-        Err(Error::not_implemented("ISystemProperties", "getMinPortCountForStorageBus"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "getMinPortCountForStorageBus",
+        ))
     }
     fn get_max_port_count_for_storage_bus(&self, cx: &Call, bus: StorageBus) -> Result<u32> {
-        Err(Error::not_implemented("ISystemProperties", "getMaxPortCountForStorageBus"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "getMaxPortCountForStorageBus",
+        ))
     }
     fn get_max_instances_of_storage_bus(
         &self,
@@ -8921,28 +9642,40 @@ pub trait ISystemProperties: Send + Sync + 'static {
         chipset: ChipsetType,
         bus: StorageBus,
     ) -> Result<u32> {
-        Err(Error::not_implemented("ISystemProperties", "getMaxInstancesOfStorageBus"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "getMaxInstancesOfStorageBus",
+        ))
     }
     fn get_device_types_for_storage_bus(
         &self,
         cx: &Call,
         bus: StorageBus,
     ) -> Result<Vec<DeviceType>> {
-        Err(Error::not_implemented("ISystemProperties", "getDeviceTypesForStorageBus"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "getDeviceTypesForStorageBus",
+        ))
     }
     fn get_storage_bus_for_storage_controller_type(
         &self,
         cx: &Call,
         storage_controller_type: StorageControllerType,
     ) -> Result<StorageBus> {
-        Err(Error::not_implemented("ISystemProperties", "getStorageBusForStorageControllerType"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "getStorageBusForStorageControllerType",
+        ))
     }
     fn get_storage_controller_types_for_storage_bus(
         &self,
         cx: &Call,
         storage_bus: StorageBus,
     ) -> Result<Vec<StorageControllerType>> {
-        Err(Error::not_implemented("ISystemProperties", "getStorageControllerTypesForStorageBus"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "getStorageControllerTypesForStorageBus",
+        ))
     }
     fn get_default_io_cache_setting_for_storage_controller(
         &self,
@@ -8959,7 +9692,10 @@ pub trait ISystemProperties: Send + Sync + 'static {
         cx: &Call,
         controller_type: StorageControllerType,
     ) -> Result<bool> {
-        Err(Error::not_implemented("ISystemProperties", "getStorageControllerHotplugCapable"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "getStorageControllerHotplugCapable",
+        ))
     }
     fn get_max_instances_of_usb_controller_type(
         &self,
@@ -8967,7 +9703,10 @@ pub trait ISystemProperties: Send + Sync + 'static {
         chipset: ChipsetType,
         type_: USBControllerType,
     ) -> Result<u32> {
-        Err(Error::not_implemented("ISystemProperties", "getMaxInstancesOfUSBControllerType"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "getMaxInstancesOfUSBControllerType",
+        ))
     }
     fn get_cpu_profiles(
         &self,
@@ -8975,7 +9714,10 @@ pub trait ISystemProperties: Send + Sync + 'static {
         architecture: CPUArchitecture,
         name_pattern: String,
     ) -> Result<Vec<ObjRef>> {
-        Err(Error::not_implemented("ISystemProperties", "getCPUProfiles"))
+        Err(Error::not_implemented(
+            "ISystemProperties",
+            "getCPUProfiles",
+        ))
     }
 }
 
@@ -9088,7 +9830,9 @@ impl dyn ISystemProperties {
             }
             Op::Get("freeDiskSpacePercentWarning") => {
                 inputs.end()?;
-                Ok(vec![Wire::into_val(self.free_disk_space_percent_warning(cx)?)])
+                Ok(vec![Wire::into_val(
+                    self.free_disk_space_percent_warning(cx)?,
+                )])
             }
             Op::Set("freeDiskSpacePercentWarning") => {
                 let value = inputs.take()?;
@@ -9108,7 +9852,9 @@ impl dyn ISystemProperties {
             }
             Op::Get("freeDiskSpacePercentError") => {
                 inputs.end()?;
-                Ok(vec![Wire::into_val(self.free_disk_space_percent_error(cx)?)])
+                Ok(vec![Wire::into_val(
+                    self.free_disk_space_percent_error(cx)?,
+                )])
             }
             Op::Set("freeDiskSpacePercentError") => {
                 let value = inputs.take()?;
@@ -9266,11 +10012,15 @@ impl dyn ISystemProperties {
             }
             Op::Get("supportedRecordingAudioCodecs") => {
                 inputs.end()?;
-                Ok(vec![Wire::into_val(self.supported_recording_audio_codecs(cx)?)])
+                Ok(vec![Wire::into_val(
+                    self.supported_recording_audio_codecs(cx)?,
+                )])
             }
             Op::Get("supportedRecordingVideoCodecs") => {
                 inputs.end()?;
-                Ok(vec![Wire::into_val(self.supported_recording_video_codecs(cx)?)])
+                Ok(vec![Wire::into_val(
+                    self.supported_recording_video_codecs(cx)?,
+                )])
             }
             Op::Get("supportedRecordingVSModes") => {
                 inputs.end()?;
@@ -9278,15 +10028,21 @@ impl dyn ISystemProperties {
             }
             Op::Get("supportedRecordingARCModes") => {
                 inputs.end()?;
-                Ok(vec![Wire::into_val(self.supported_recording_arc_modes(cx)?)])
+                Ok(vec![Wire::into_val(
+                    self.supported_recording_arc_modes(cx)?,
+                )])
             }
             Op::Get("supportedRecordingVRCModes") => {
                 inputs.end()?;
-                Ok(vec![Wire::into_val(self.supported_recording_vrc_modes(cx)?)])
+                Ok(vec![Wire::into_val(
+                    self.supported_recording_vrc_modes(cx)?,
+                )])
             }
             Op::Get("supportedGraphicsControllerTypes") => {
                 inputs.end()?;
-                Ok(vec![Wire::into_val(self.supported_graphics_controller_types(cx)?)])
+                Ok(vec![Wire::into_val(
+                    self.supported_graphics_controller_types(cx)?,
+                )])
             }
             Op::Get("supportedCloneOptions") => {
                 inputs.end()?;
@@ -9302,11 +10058,15 @@ impl dyn ISystemProperties {
             }
             Op::Get("supportedNetworkAttachmentTypes") => {
                 inputs.end()?;
-                Ok(vec![Wire::into_val(self.supported_network_attachment_types(cx)?)])
+                Ok(vec![Wire::into_val(
+                    self.supported_network_attachment_types(cx)?,
+                )])
             }
             Op::Get("supportedNetworkAdapterTypes") => {
                 inputs.end()?;
-                Ok(vec![Wire::into_val(self.supported_network_adapter_types(cx)?)])
+                Ok(vec![Wire::into_val(
+                    self.supported_network_adapter_types(cx)?,
+                )])
             }
             Op::Get("supportedPortModes") => {
                 inputs.end()?;
@@ -9318,7 +10078,9 @@ impl dyn ISystemProperties {
             }
             Op::Get("supportedUSBControllerTypes") => {
                 inputs.end()?;
-                Ok(vec![Wire::into_val(self.supported_usb_controller_types(cx)?)])
+                Ok(vec![Wire::into_val(
+                    self.supported_usb_controller_types(cx)?,
+                )])
             }
             Op::Get("supportedAudioDriverTypes") => {
                 inputs.end()?;
@@ -9326,7 +10088,9 @@ impl dyn ISystemProperties {
             }
             Op::Get("supportedAudioControllerTypes") => {
                 inputs.end()?;
-                Ok(vec![Wire::into_val(self.supported_audio_controller_types(cx)?)])
+                Ok(vec![Wire::into_val(
+                    self.supported_audio_controller_types(cx)?,
+                )])
             }
             Op::Get("supportedStorageBuses") => {
                 inputs.end()?;
@@ -9334,7 +10098,9 @@ impl dyn ISystemProperties {
             }
             Op::Get("supportedStorageControllerTypes") => {
                 inputs.end()?;
-                Ok(vec![Wire::into_val(self.supported_storage_controller_types(cx)?)])
+                Ok(vec![Wire::into_val(
+                    self.supported_storage_controller_types(cx)?,
+                )])
             }
             Op::Get("supportedChipsetTypes") => {
                 inputs.end()?;
