@@ -4,3 +4,4 @@
 //! or a host path.
 
 pub mod registry;
+pub mod serial;
