@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use pgm::{PhysMap, RamBlock};
 
+use crate::dma::IsaDma;
 use crate::driver::{BlockDriver, CharDriver};
 use crate::irq::{InterruptController, IrqLine, IrqSink};
 use crate::{Clock, Result, Timer, pci};
@@ -95,6 +96,16 @@ pub trait Host {
     /// Makes `controller` the VM's interrupt controller toward the vCPUs (local APICs with the PIC
     /// behind them). There is one.
     fn set_interrupt_controller(&mut self, controller: Arc<dyn InterruptController>);
+
+    /// The controller that was set, for the PIC, I/O APICs and devices with message interrupts.
+    /// `None` until the local APICs are built.
+    fn interrupt_controller(&self) -> Option<Arc<dyn InterruptController>>;
+
+    /// Makes `dma` the machine's ISA DMA. There is one.
+    fn set_isa_dma(&mut self, dma: Arc<dyn IsaDma>);
+
+    /// The ISA DMA that was set, for devices on that bus. `None` until the 8237 pair is built.
+    fn isa_dma(&self) -> Option<Arc<dyn IsaDma>>;
 
     /// The signals toward the vCPUs, for interrupt controllers.
     fn cpus(&self) -> Arc<dyn crate::irq::CpuSignals>;

@@ -15,6 +15,7 @@
 
 pub mod cfgm;
 mod device;
+pub mod dma;
 pub mod driver;
 mod host;
 pub mod irq;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use pgm::{PhysMap, Ram, RamBlock, RegionKind, WriteFlags};
 
+use crate::dma::IsaDma;
 use crate::driver::{BlockDriver, CharDriver};
 use crate::host::{Host, MmioRange, PioRange, VmControl, VmRequest};
 use crate::irq::{CpuSignals, Hub, InterruptController, IrqSink, Wire};
@@ -131,6 +132,8 @@ pub struct TestHost {
     pub sinks: Vec<Arc<dyn IrqSink>>,
     /// The controller set.
     pub controller: Option<Arc<dyn InterruptController>>,
+    /// The ISA DMA set.
+    pub dma: Option<Arc<dyn IsaDma>>,
     /// Firmware files.
     pub files: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
     owner: Arc<dyn pci::Owner>,
@@ -167,6 +170,7 @@ impl Default for TestHost {
             chars: BTreeMap::new(),
             sinks: Vec::new(),
             controller: None,
+            dma: None,
             files: Arc::default(),
             owner: Arc::new(NoOwner),
         }
@@ -230,6 +234,15 @@ impl Host for TestHost {
     }
     fn set_interrupt_controller(&mut self, controller: Arc<dyn InterruptController>) {
         self.controller = Some(controller);
+    }
+    fn interrupt_controller(&self) -> Option<Arc<dyn InterruptController>> {
+        self.controller.clone()
+    }
+    fn set_isa_dma(&mut self, dma: Arc<dyn IsaDma>) {
+        self.dma = Some(dma);
+    }
+    fn isa_dma(&self) -> Option<Arc<dyn IsaDma>> {
+        self.dma.clone()
     }
     fn cpus(&self) -> Arc<dyn CpuSignals> {
         self.recorder.clone()
