@@ -6,12 +6,15 @@
 //! connects and how a process exports objects.
 
 mod error;
+pub mod event;
 mod generated;
 pub mod ipc;
 mod macros;
 pub mod meta;
+pub mod progress;
 pub mod proxy;
 pub mod value;
+pub mod vm;
 
 pub mod connect;
 

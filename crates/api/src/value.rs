@@ -28,7 +28,7 @@ pub enum Val {
     Struct(Vec<Val>),
     /// A value in a D-Bus variant; decoding takes the variant off.
     Var(Box<Val>),
-    /// `a{sv}`, for the standard Properties interface; never decoded.
+    /// `a{sv}`, for the standard Properties interface and signals.
     Dict(Vec<(String, Val)>),
 }
 
@@ -263,7 +263,15 @@ pub(crate) fn from_variant(value: Variant<'_>) -> Option<Val> {
                 )
             }
         }
-        Variant::Signature(_) | Variant::Dict(_) | Variant::Fd(_) => return None,
+        Variant::Dict(dict) => Val::Dict(
+            dict.iter()
+                .map(|(k, v)| match (k, from_variant(v.try_clone().ok()?)?) {
+                    (Variant::Str(k), v) => Some((k.as_str().to_owned(), v)),
+                    _ => None,
+                })
+                .collect::<Option<_>>()?,
+        ),
+        Variant::Signature(_) | Variant::Fd(_) => return None,
     })
 }
 

@@ -1,37 +1,8 @@
 //! Where the sockets are: one folder per user and configuration, open to its owner only.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::{env, fs, io};
-
-/// The configuration folder: `VBOX_USER_HOME`, else `~/.VirtualBox` or `~/.config/VirtualBox`,
-/// whichever exists; the latter for a new user.
-///
-/// # Errors
-/// When neither `VBOX_USER_HOME` nor `HOME` is set.
-pub fn user_home() -> io::Result<PathBuf> {
-    if let Some(home) = env::var_os("VBOX_USER_HOME").filter(|h| !h.is_empty()) {
-        return std::path::absolute(home);
-    }
-    let home = env::var_os("HOME")
-        .filter(|h| !h.is_empty())
-        .ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::NotFound,
-                "neither VBOX_USER_HOME nor HOME is set",
-            )
-        })?;
-    let old = Path::new(&home).join(".VirtualBox");
-    if old.is_dir() {
-        return Ok(old);
-    }
-    let config = env::var_os("XDG_CONFIG_HOME")
-        .map(PathBuf::from)
-        .filter(|p| p.is_absolute())
-        .unwrap_or_else(|| Path::new(&home).join(".config"));
-    Ok(config.join("VirtualBox"))
-}
+use std::{fs, io};
 
 /// The folder of this user's and configuration's sockets, made when missing. It is short, because
 /// a socket's path holds 107 bytes at most, and the same whoever asks: login session, cron, CI.
@@ -40,13 +11,10 @@ pub fn user_home() -> io::Result<PathBuf> {
 /// # Errors
 /// When the folder cannot be made, or belongs to somebody else or is open to others.
 pub fn runtime_folder() -> io::Result<PathBuf> {
-    let home = user_home()?;
-    let home = fs::canonicalize(&home).unwrap_or(home);
-    let mut hasher = DefaultHasher::new();
-    home.hash(&mut hasher);
-    env::var_os("VBOX_IPC_SOCKETID").hash(&mut hasher);
+    let config = iprt::path::config_dir().map_err(io::Error::other)?;
+    let tag = iprt::path::instance_tag(&config);
     let uid = rustix::process::geteuid().as_raw();
-    let folder = PathBuf::from(format!("/tmp/.oxbox-{uid}-{:016x}-ipc", hasher.finish()));
+    let folder = PathBuf::from(format!("/tmp/.oxbox-{uid}-{tag}-ipc"));
     match fs::DirBuilder::new().mode(0o700).create(&folder) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
         _ => {}
