@@ -4,7 +4,7 @@
 use pdm::DeviceReg;
 
 /// All devices this build has.
-pub static DEVICES: &[DeviceReg] = &[crate::serial::REG];
+pub static DEVICES: &[DeviceReg] = &[crate::input::pckbd::REG, crate::serial::REG];
 
 /// The row of `name`.
 pub fn find(name: &str) -> Option<&'static DeviceReg> {

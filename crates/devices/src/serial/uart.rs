@@ -45,7 +45,6 @@ pub mod mcr {
     pub const OUT1: u8 = 0x04;
     pub const OUT2: u8 = 0x08;
     pub const LOOP: u8 = 0x10;
-    pub const AFE: u8 = 0x20;
 }
 
 const IIR_NONE: u8 = 1;

@@ -1,0 +1,3 @@
+//! Keyboards and mice.
+
+pub mod pckbd;
