@@ -109,15 +109,24 @@ impl HostFile {
         Error::host(&self.path, action, offset, source)
     }
 
-    /// Called before each operation that changes the file.
+    /// Called before each operation that changes the file. An operation that is to fail may have
+    /// its effect all the same, or half of it.
     #[cfg(test)]
     fn before(&self, operation: faults::Operation<'_>, offset: u64) -> Result<()> {
-        match &self.probe {
-            Some(probe) => probe
-                .check(operation)
-                .map_err(|e| self.error("write", offset, e)),
-            None => Ok(()),
-        }
+        let Some(probe) = &self.probe else {
+            return Ok(());
+        };
+        probe.check(&operation).map_err(|e| {
+            if let (faults::Operation::Write(_, data), true) = (operation, probe.leaks()) {
+                // Whole sectors, or the little that is written whole.
+                let done = match data.len() {
+                    len @ 0..=512 => len,
+                    len => (len / 2).next_multiple_of(512),
+                };
+                let _ = self.file.write_all_at(&data[..done], offset);
+            }
+            self.error("write", offset, e)
+        })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -329,6 +338,8 @@ pub(crate) mod faults {
         log: Vec<Change>,
         /// How many more operations succeed; `None` for all.
         fail_after: Option<u64>,
+        /// Writes that fail take effect in part.
+        leaky: bool,
     }
 
     #[derive(Debug, Clone, Default)]
@@ -352,11 +363,19 @@ pub(crate) mod faults {
             self.0.lock().unwrap().fail_after = operations;
         }
 
+        pub(crate) fn leak(&self) {
+            self.0.lock().unwrap().leaky = true;
+        }
+
+        pub(super) fn leaks(&self) -> bool {
+            self.0.lock().unwrap().leaky
+        }
+
         pub(crate) fn log(&self) -> Vec<Change> {
             self.0.lock().unwrap().log.clone()
         }
 
-        pub(super) fn check(&self, operation: Operation<'_>) -> io::Result<()> {
+        pub(super) fn check(&self, operation: &Operation<'_>) -> io::Result<()> {
             let mut state = self.0.lock().unwrap();
             match &mut state.fail_after {
                 Some(0) => {
@@ -365,7 +384,7 @@ pub(crate) mod faults {
                 Some(left) => *left -= 1,
                 None => {}
             }
-            state.log.push(match operation {
+            state.log.push(match *operation {
                 Operation::Write(offset, data) => Change::Write(offset, data.to_vec()),
                 Operation::SetLen(len) => Change::SetLen(len),
                 Operation::Zero(offset, len) => Change::Zero(offset, len),

@@ -7,18 +7,27 @@ use crate::Container;
 use crate::CreateParams;
 use crate::Error;
 use crate::Format;
+use crate::Image;
 use crate::MediaKind;
+use crate::Meta;
 use crate::OpenMode;
 use crate::Progress;
 use crate::Variant;
+use crate::host::HostFile;
 use crate::host::faults;
 use crate::host::faults::Change;
 use crate::host::faults::Probe;
 
-use super::Vdi;
+use uuid::Uuid;
 
-const MIB: u64 = 1 << 20;
-const SIZE: u64 = 24 * MIB - 512;
+use super::Vdi;
+use super::header::Header;
+use super::write_new;
+
+/// Small blocks make small files. The tight layout has no gap between the map and the data, so
+/// that growing has to move blocks.
+const BLOCK: u64 = 4096;
+const SIZE: u64 = 128 * BLOCK - 512;
 
 /// A small generator, so that a failure can be repeated from its seed.
 struct Random(u64);
@@ -54,9 +63,9 @@ impl Bench {
         let mut params = CreateParams::new(SIZE, variant);
         if bench.differencing {
             let base = CreateParams::new(SIZE, Variant::Dynamic);
-            let mut base = create(&bench.path("base.vdi"), &base);
-            for block in 0..12 {
-                base.write_at(block * 2 * MIB, &vec![0xB0 | block as u8; MIB as usize])
+            let mut base = Container::new(make(&bench.path("base.vdi"), &base)).unwrap();
+            for block in 0..64 {
+                base.write_at(block * 2 * BLOCK, &vec![0x80 | block as u8; BLOCK as usize])
                     .unwrap();
             }
             base.flush().unwrap();
@@ -66,10 +75,7 @@ impl Bench {
                 modification: meta.modification.unwrap(),
             });
         }
-        drop(
-            Vdi.create(&bench.disk(), &params, &mut Progress::none())
-                .unwrap(),
-        );
+        drop(make(&bench.disk(), &params));
         bench
     }
 
@@ -114,9 +120,17 @@ impl Bench {
     }
 }
 
-fn create(path: &Path, params: &CreateParams) -> Container {
-    let image = Vdi.create(path, params, &mut Progress::none()).unwrap();
-    Container::new(image).unwrap()
+/// A new image in the tight layout.
+fn make(path: &Path, params: &CreateParams) -> Box<dyn Image> {
+    let meta = Meta {
+        uuid: Some(params.uuid),
+        modification: Some(Uuid::new_v4()),
+        parent: params.parent,
+        ..Meta::default()
+    };
+    let header = Header::with_layout(params.size, BLOCK, 512, params.variant, meta, path).unwrap();
+    let file = HostFile::create(path).unwrap();
+    Box::new(write_new(file, header, &mut Progress::none()).unwrap())
 }
 
 /// One step of a workload, the same for the disk and for its model in memory.
@@ -155,16 +169,19 @@ fn workload(random: &mut Random, steps: usize) -> Vec<Step> {
     (0..steps)
         .map(|_| {
             let at = random.below(size / 512) * 512;
-            let len = (1 + random.below(2 * MIB / 512)) * 512;
+            let len = (1 + random.below(2 * BLOCK / 512)) * 512;
             let len = len.min(size - at);
             match random.below(20) {
                 0..=10 => Step::Write(at, len, random.next() as u8),
                 11..=13 => Step::Discard(at, len),
-                14 => Step::Write(at / MIB * MIB, MIB.min(size - at / MIB * MIB), 0),
+                14 => {
+                    let at = at / BLOCK * BLOCK;
+                    Step::Write(at, (4 * BLOCK).min(size - at), 0)
+                }
                 15..=17 => Step::Flush,
                 18 => Step::Compact,
                 _ => {
-                    size += random.below(3) * MIB;
+                    size += random.below(3) * BLOCK;
                     Step::Grow(size)
                 }
             }
@@ -190,40 +207,64 @@ fn assert_same(left: &[u8], right: &[u8], what: &str) {
 #[test]
 fn any_failing_operation_leaves_the_image_whole_and_can_be_repeated() {
     for variant in [Variant::Dynamic, Variant::Fixed, Variant::Differencing] {
-        let bench = Bench::new(variant);
-        let probe = Probe::default();
-        let mut model = bench.contents(&bench.disk());
-        let mut disk = bench.open_probed(&probe);
-        let mut random = Random(7 + variant as u64);
-        let mut failures = 0;
-        for step in workload(&mut random, 150) {
-            // The step fails at its first operation, then at its second, until it succeeds.
-            for operations in 0.. {
-                probe.fail_after(Some(operations));
-                let done = step.on_disk(&mut disk);
-                probe.fail_after(None);
-                match done {
-                    Ok(()) => break,
-                    Err(Error::DiskFull { .. }) => failures += 1,
-                    // The header write of a layout switch failed: only opening it again helps.
-                    Err(Error::Unsupported { .. }) => {
-                        drop(disk);
-                        disk = bench.open_probed(&probe);
-                    }
-                    Err(e) => panic!("{step:?}: {e}"),
-                }
-            }
-            step.on_model(&mut model);
-            let mut now = vec![0; disk.size() as usize];
-            disk.read_at(0, &mut now).unwrap();
-            assert_same(&now, &model, &format!("{variant:?} {step:?}"));
-            assert_clean(&disk);
-        }
-        assert!(failures > 100, "only {failures} failures");
-        disk.flush().unwrap();
-        drop(disk);
-        assert_same(&bench.contents(&bench.disk()), &model, "after reopening");
+        full_disks(variant, &Probe::default());
+        let leaky = Probe::default();
+        leaky.leak();
+        full_disks(variant, &leaky);
     }
+}
+
+fn full_disks(variant: Variant, probe: &Probe) {
+    let bench = Bench::new(variant);
+    let mut model = bench.contents(&bench.disk());
+    let mut disk = bench.open_probed(probe);
+    let mut random = Random(7);
+    let mut failures = 0;
+    for step in workload(&mut random, 150) {
+        // The step fails at its first operation, then at its second, until it succeeds.
+        for operations in 0.. {
+            probe.fail_after(Some(operations));
+            let done = step.on_disk(&mut disk);
+            probe.fail_after(None);
+            match done {
+                Ok(()) => break,
+                Err(Error::DiskFull { .. }) => failures += 1,
+                // The header write of a layout switch failed: only opening it again helps.
+                Err(Error::Unsupported { .. }) => {
+                    drop(disk);
+                    disk = bench.open_probed(probe);
+                }
+                Err(e) => panic!("{step:?}: {e}"),
+            }
+            if let Step::Write(at, len, byte) = step
+                && random.below(3) == 0
+            {
+                // The guest gives up: each of the sectors may be written or not.
+                let mut range = vec![0; len as usize];
+                disk.read_at(at, &mut range).unwrap();
+                let old = &mut model[at as usize..][..len as usize];
+                for (new, old) in range.chunks(512).zip(old.chunks(512)) {
+                    assert!(new == old || new.iter().all(|b| *b == byte), "{step:?}");
+                }
+                old.copy_from_slice(&range);
+                // Something else gets the room that it would have had.
+                let other = Step::Write(random.below(SIZE / 512) * 512, 512, 0xD0);
+                other.on_disk(&mut disk).unwrap();
+                other.on_model(&mut model);
+                drop(disk);
+                disk = bench.open_probed(probe);
+            }
+        }
+        step.on_model(&mut model);
+        let mut now = vec![0; disk.size() as usize];
+        disk.read_at(0, &mut now).unwrap();
+        assert_same(&now, &model, &format!("{variant:?} {step:?}"));
+        assert_clean(&disk);
+    }
+    assert!(failures > 100, "only {failures} failures");
+    disk.flush().unwrap();
+    drop(disk);
+    assert_same(&bench.contents(&bench.disk()), &model, "after reopening");
 }
 
 /// Writes a file as a power cut may leave it: everything up to the last flush, and of what came
@@ -300,33 +341,41 @@ fn power_cuts(variant: Variant, seed: u64) {
     let mut flushed = model.clone();
     let mut since: Vec<Step> = Vec::new();
     let victim = bench.path("cut.vdi");
-    for step in workload(&mut random, 40) {
+    for step in workload(&mut random, 120) {
         let start = probe.log().len();
         step.on_disk(&mut disk).unwrap();
         since.push(step.clone());
         let log = probe.log();
-        // Cut somewhere inside the step.
-        let at = start + random.below((log.len() - start) as u64 + 1) as usize;
-        std::fs::write(&victim, cut(&before, &log[..at], &mut random)).unwrap();
-        let now = bench.contents(&victim);
-        check_cut(&now, &flushed, &since);
-        // The next writer can work with it.
-        let mut reopened = bench.open(&victim, OpenMode::ReadWrite);
-        reopened.write_at(3 * MIB, &[0xEE; 512]).unwrap();
-        reopened.write_at(SIZE - 512, &[0xEE; 512]).unwrap();
-        reopened.flush().unwrap();
-        assert_clean(&reopened);
-        drop(reopened);
-        let mut expected = now;
-        expected[3 * MIB as usize..][..512].fill(0xEE);
-        expected[SIZE as usize - 512..][..512].fill(0xEE);
-        assert_same(&bench.contents(&victim), &expected, "written after the cut");
+        // The rare steps change the most.
+        let cuts = match step {
+            Step::Grow(_) | Step::Compact => 3 * (log.len() - start),
+            _ => 1,
+        };
+        for _ in 0..cuts {
+            let at = start + random.below((log.len() - start) as u64 + 1) as usize;
+            std::fs::write(&victim, cut(&before, &log[..at], &mut random)).unwrap();
+            let now = bench.contents(&victim);
+            check_cut(&now, &flushed, &since);
+            write_after_cut(&bench, &victim, now);
+        }
         step.on_model(&mut model);
         if matches!(step, Step::Flush) {
             flushed = model.clone();
             since.clear();
         }
     }
+}
+
+/// The next writer can work with what a cut left.
+fn write_after_cut(bench: &Bench, victim: &Path, mut expected: Vec<u8>) {
+    let mut disk = bench.open(victim, OpenMode::ReadWrite);
+    for at in [3 * BLOCK, SIZE - 512] {
+        disk.write_at(at, &[0xEE; 512]).unwrap();
+        expected[at as usize..][..512].fill(0xEE);
+    }
+    assert_clean(&disk);
+    drop(disk);
+    assert_same(&bench.contents(victim), &expected, "written after the cut");
 }
 
 /// Each sector must be what was flushed, or what a step since then made of it.

@@ -89,15 +89,27 @@ pub(super) fn has_signature(head: &[u8]) -> bool {
 }
 
 impl Header {
-    /// The header of a new image.
+    /// The header of a new image in the layout that VirtualBox gives it.
     pub(super) fn new(size: u64, variant: Variant, meta: Meta, path: &Path) -> Result<Self> {
+        Self::with_layout(size, MIB, MIB, variant, meta, path)
+    }
+
+    /// The header of a new image with other blocks, and with map and data aligned otherwise.
+    pub(super) fn with_layout(
+        size: u64,
+        block_size: u64,
+        align: u64,
+        variant: Variant,
+        meta: Meta,
+        path: &Path,
+    ) -> Result<Self> {
         if size == 0 || !size.is_multiple_of(SECTOR) {
             return Err(Error::invalid(
                 path,
                 format!("a size of {size} bytes is not a number of sectors"),
             ));
         }
-        let blocks = block_count(path, size, MIB)?;
+        let blocks = block_count(path, size, block_size)?;
         let mut raw = [0; SECTOR_LEN];
         raw[..INFO_TEXT.len()].copy_from_slice(INFO_TEXT);
         put32(&mut raw, at::SIGNATURE, SIGNATURE);
@@ -109,10 +121,10 @@ impl Header {
         let this = Self {
             raw,
             variant,
-            off_map: MIB,
-            off_data: (MIB + 4 * u64::from(blocks)).next_multiple_of(MIB),
+            off_map: align,
+            off_data: (align + 4 * u64::from(blocks)).next_multiple_of(align),
             size,
-            block_size: MIB,
+            block_size,
             blocks,
             allocated: 0,
             meta: Meta::default(),

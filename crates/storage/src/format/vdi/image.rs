@@ -154,16 +154,19 @@ impl VdiImage {
         self.settle_doubt()?;
         let slot = self.next;
         self.reserve(slot.into())?;
-        let written = self
-            .file
-            .write(self.header.slot_at(slot.into()) + part.within, data)
-            .and_then(|()| match self.header.variant {
-                Variant::Differencing => self.file.sync(),
-                _ => Ok(()),
-            });
-        if written.is_err() {
+        let done = self.fill_slot(slot, part, data);
+        if done.is_err() {
+            // The slot is no longer zero, and the next block to get it may be another.
             self.tail = None;
-            return written;
+        }
+        done
+    }
+
+    fn fill_slot(&mut self, slot: u32, part: Part, data: &[u8]) -> Result<()> {
+        self.file
+            .write(self.header.slot_at(slot.into()) + part.within, data)?;
+        if self.header.variant == Variant::Differencing {
+            self.file.sync()?;
         }
         self.put_count(slot + 1)?;
         self.put_entry(part.block, slot)

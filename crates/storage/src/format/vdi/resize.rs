@@ -9,7 +9,6 @@ use crate::Variant;
 
 use super::header::FREE;
 use super::header::Header;
-use super::header::MIB;
 use super::header::ZERO;
 use super::image::VdiImage;
 use super::image::write_map;
@@ -36,12 +35,15 @@ impl VdiImage {
         let fits = new.off_map + map_len <= new.off_data;
         let mut dropped = 0;
         if !fits {
-            dropped = map_len.next_multiple_of(MIB).div_ceil(new.block_size);
+            dropped = map_len.div_ceil(new.block_size);
             new.off_map = self.header.off_data;
             new.off_data = self.header.slot_at(dropped);
             // Refuse before anything moves.
             new.encode(self.file.path())?;
-            self.vacate(dropped, progress)?;
+            let vacated = self.vacate(dropped, progress);
+            // A move that failed half way left data in an unused slot.
+            self.forget_tail();
+            vacated?;
         }
         self.switch_to(new, dropped as u32, fits)?;
         progress.report(1, 1)
@@ -94,13 +96,13 @@ impl VdiImage {
                 Variant::Dynamic | Variant::Differencing => FREE,
             });
         }
+        self.forget_tail();
         if new.variant == Variant::Fixed && new.blocks > self.header.blocks {
             self.trim()?;
             let from = self.header.slot_at(self.next.into());
             let to = new.slot_at(next.into());
             self.file.allocate(from, to.saturating_sub(from))?;
         }
-        self.forget_tail();
         if in_place {
             // Entries of blocks that the old header does not have.
             let old = self.header.blocks as usize;
