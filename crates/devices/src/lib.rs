@@ -3,6 +3,7 @@
 //! Depends on `pdm`, `pgm` (handles) and `iprt` only: a device never sees the engine, the API, XML
 //! or a host path.
 
+pub mod chipset;
 pub mod input;
 pub mod registry;
 pub mod serial;

@@ -4,7 +4,15 @@
 use pdm::DeviceReg;
 
 /// All devices this build has.
-pub static DEVICES: &[DeviceReg] = &[crate::input::pckbd::REG, crate::serial::REG];
+pub static DEVICES: &[DeviceReg] = &[
+    // Chipset: the host bridge before the ROM, the local APICs before what signals them.
+    crate::chipset::pciconf::REG,
+    crate::chipset::i440fx::REG,
+    crate::chipset::piix3isa::REG,
+    crate::chipset::pcbios::REG,
+    crate::chipset::fwcfg::REG,
+    crate::chipset::debugcon::REG,
+crate::input::pckbd::REG, crate::serial::REG];
 
 /// The row of `name`.
 pub fn find(name: &str) -> Option<&'static DeviceReg> {

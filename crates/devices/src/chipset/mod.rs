@@ -1,0 +1,9 @@
+//! The PC's chipset: an Intel 440FX host bridge with a PIIX3 south bridge, a PIIX4 power
+//! management function, and the interrupt controllers, timers and firmware ports around them.
+
+pub mod debugcon;
+pub mod fwcfg;
+pub mod i440fx;
+pub mod pcbios;
+pub mod pciconf;
+pub mod piix3isa;
