@@ -1,0 +1,161 @@
+//! Images against qemu-img, in both directions.
+
+mod kit;
+
+use std::path::Path;
+
+use kit::MIB;
+use kit::Random;
+use kit::assert_same;
+use kit::contents;
+use kit::create;
+use kit::qemu_img_ok;
+use storage::Container;
+use storage::CreateParams;
+use storage::OpenMode;
+use storage::Progress;
+use storage::Variant;
+use storage::media_info;
+
+fn scribble(disk: &mut Container, random: &mut Random, times: u64) {
+    let mut data = vec![0; 3 * MIB as usize];
+    random.fill(&mut data);
+    let sectors = disk.size() / 512;
+    for i in 0..times {
+        let at = random.below(sectors);
+        let len = (1 + random.below(4096)).min(sectors - at);
+        match i % 5 {
+            4 => disk.discard(at * 512, len * 512).unwrap(),
+            _ => {
+                let from = random.below(1000) as usize;
+                disk.write_at(at * 512, &data[from..from + len as usize * 512])
+                    .unwrap();
+            }
+        }
+    }
+}
+
+/// qemu-img finds no fault with the image and reads the same bytes as we do.
+fn agree(path: &Path) {
+    qemu_img_ok(&[&"check", &"-f", &"vdi", &path]);
+    let raw = path.with_extension("compare");
+    let disk = Container::open(path, OpenMode::ReadOnly).unwrap();
+    std::fs::write(&raw, contents(&disk)).unwrap();
+    qemu_img_ok(&[&"compare", &"-f", &"vdi", &"-F", &"raw", &path, &raw]);
+    let info = qemu_img_ok(&[&"info", &"-f", &"vdi", &path]);
+    assert!(info.contains(&format!("({} bytes)", disk.size())), "{info}");
+    std::fs::remove_file(raw).unwrap();
+}
+
+#[test]
+fn qemu_reads_our_images_after_writes_growth_and_compaction() {
+    let folder = tempfile::tempdir().unwrap();
+    for variant in [Variant::Dynamic, Variant::Fixed] {
+        let path = folder.path().join(format!("{variant:?}.vdi"));
+        let mut random = Random(11);
+        let mut disk = create(&path, "VDI", &CreateParams::new(20 * MIB + 512, variant));
+        scribble(&mut disk, &mut random, 30);
+        drop(disk);
+        agree(&path);
+        let mut disk = Container::open(&path, OpenMode::ReadWrite).unwrap();
+        disk.resize(33 * MIB, &mut Progress::none()).unwrap();
+        scribble(&mut disk, &mut random, 30);
+        disk.discard(5 * MIB, 9 * MIB).unwrap();
+        drop(disk);
+        agree(&path);
+        let mut disk = Container::open(&path, OpenMode::ReadWrite).unwrap();
+        disk.top_image().compact(&mut Progress::none()).unwrap();
+        drop(disk);
+        agree(&path);
+    }
+}
+
+#[test]
+fn we_read_and_write_images_that_qemu_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = folder.path().join("source.raw");
+    let mut data = vec![0; 12 * MIB as usize];
+    Random(3).fill(&mut data[2 * MIB as usize + 1024..5 * MIB as usize]);
+    Random(4).fill(&mut data[11 * MIB as usize..]);
+    std::fs::write(&raw, &data).unwrap();
+    for (name, options, variant) in [
+        ("dynamic.vdi", "static=off", Variant::Dynamic),
+        ("static.vdi", "static=on", Variant::Fixed),
+    ] {
+        let path = folder.path().join(name);
+        qemu_img_ok(&[
+            &"convert", &"-f", &"raw", &"-O", &"vdi", &"-o", &options, &raw, &path,
+        ]);
+        let info = media_info(&path).unwrap();
+        assert_eq!(
+            (info.format, info.variant, info.size),
+            ("VDI", variant, 12 * MIB)
+        );
+        let mut disk = Container::open(&path, OpenMode::ReadWrite).unwrap();
+        assert_same(&contents(&disk), &data, name);
+        let report = disk.images()[0].check().unwrap();
+        assert!(
+            report.errors.is_empty() && report.notes.is_empty(),
+            "{report:?}"
+        );
+        // There is no gap after QEMU's map: growing beyond 128 blocks moves blocks away.
+        scribble(&mut disk, &mut Random(8), 10);
+        disk.resize(300 * MIB, &mut Progress::none()).unwrap();
+        scribble(&mut disk, &mut Random(9), 10);
+        drop(disk);
+        agree(&path);
+    }
+}
+
+#[test]
+fn qemu_goes_on_writing_where_we_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.vdi");
+    let mut disk = create(&path, "VDI", &CreateParams::new(16 * MIB, Variant::Dynamic));
+    scribble(&mut disk, &mut Random(21), 6);
+    drop(disk);
+    let raw = folder.path().join("more.raw");
+    let mut data = vec![0; 16 * MIB as usize];
+    Random(22).fill(&mut data);
+    std::fs::write(&raw, &data).unwrap();
+    qemu_img_ok(&[&"convert", &"-n", &"-f", &"raw", &"-O", &"vdi", &raw, &path]);
+    let disk = Container::open(&path, OpenMode::ReadOnly).unwrap();
+    assert_same(&contents(&disk), &data, "written by qemu-img");
+    assert!(disk.images()[0].check().unwrap().errors.is_empty());
+}
+
+#[test]
+fn a_disk_that_outgrows_its_map_keeps_its_contents() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.vdi");
+    let mut disk = create(&path, "VDI", &CreateParams::new(10 * MIB, Variant::Dynamic));
+    scribble(&mut disk, &mut Random(31), 10);
+    let before = contents(&disk);
+    // One MiB of map serves 256 GiB.
+    disk.resize(700 << 30, &mut Progress::none()).unwrap();
+    disk.write_at((700 << 30) - 512, &[0x77; 512]).unwrap();
+    drop(disk);
+    qemu_img_ok(&[&"check", &"-f", &"vdi", &path]);
+    let disk = Container::open(&path, OpenMode::ReadOnly).unwrap();
+    let mut start = vec![0; before.len()];
+    disk.read_at(0, &mut start).unwrap();
+    assert_same(&start, &before, "the first 10 MiB");
+    let mut end = [0; 512];
+    disk.read_at((700 << 30) - 512, &mut end).unwrap();
+    assert_eq!(end, [0x77; 512]);
+    let raw = folder.path().join("end.raw");
+    let skip = format!("{}", 700 * 2048 * 1024 - 1);
+    let (input, output) = (
+        format!("if={}", path.display()),
+        format!("of={}", raw.display()),
+    );
+    let skip = format!("skip={skip}");
+    qemu_img_ok(&[
+        &"dd", &"-f", &"vdi", &"-O", &"raw", &"bs=512", &skip, &input, &output,
+    ]);
+    assert_same(
+        &std::fs::read(raw).unwrap(),
+        &[0x77; 512],
+        "read by qemu-img",
+    );
+}
