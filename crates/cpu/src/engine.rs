@@ -53,6 +53,11 @@ pub trait Bus: Send + Sync {
     fn interrupt_pending(&self, cpu: usize) -> bool;
     /// Takes the vector (INTA).
     fn interrupt_acknowledge(&self, cpu: usize) -> Option<u8>;
+    /// Gives back a vector that was acknowledged and could not be delivered: the next
+    /// [`Bus::interrupt_acknowledge`] has it. Engines that deliver what they take never call it.
+    fn interrupt_return(&self, cpu: usize, vector: u8) {
+        let _ = (cpu, vector);
+    }
     /// CR8.
     fn cr8(&self, cpu: usize) -> u8;
     /// CR8.

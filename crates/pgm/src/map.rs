@@ -324,19 +324,21 @@ impl PhysMap {
         done
     }
 
-    /// All pieces of memory that are plainly mapped (not split, not registers), for engines that
-    /// map memory into a hardware guest: (guest-physical address, RAM offset, bytes, writable).
+    /// All pieces of memory, for engines that map memory into a hardware guest: (guest-physical
+    /// address, RAM offset of what is read, bytes, whether writes go to the same place). Writes to
+    /// the others must be made with [`PhysMap::write`].
     pub fn memory_pieces(&self) -> Vec<(u64, u64, u64, bool)> {
         let flat = self.flat.read();
         flat.iter()
-            .filter_map(|f| match &f.kind {
-                RegionKind::Memory { block, writes } => Some((
-                    f.gpa,
-                    block.offset + f.skip,
-                    f.size,
-                    matches!(writes, WriteFlags::ReadWrite),
-                )),
-                _ => None,
+            .filter_map(|f| {
+                let (read, writable) = match &f.kind {
+                    RegionKind::Memory { block, writes } => {
+                        (block, matches!(writes, WriteFlags::ReadWrite))
+                    }
+                    RegionKind::Split { read, .. } => (read, false),
+                    RegionKind::Mmio(_) => return None,
+                };
+                Some((f.gpa, read.offset + f.skip, f.size, writable))
             })
             .collect()
     }
