@@ -61,6 +61,13 @@ pub fn qemu_img_ok(args: &[&dyn AsRef<OsStr>]) -> String {
     text
 }
 
+/// A folder in memory where there is one: for tests that flush thousands of times.
+pub fn fast_folder() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap()
+}
+
 pub fn create(path: &Path, format: &str, params: &CreateParams) -> Container {
     let image = create_image(path, format, params, &mut Progress::none()).unwrap();
     Container::new(image).unwrap()

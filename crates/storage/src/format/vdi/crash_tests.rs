@@ -55,7 +55,10 @@ struct Bench {
 
 impl Bench {
     fn new(variant: Variant) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        // In memory where possible: these tests flush thousands of times.
+        let folder = tempfile::tempdir_in("/dev/shm")
+            .or_else(|_| tempfile::tempdir())
+            .unwrap();
         let bench = Self {
             folder,
             differencing: variant == Variant::Differencing,
