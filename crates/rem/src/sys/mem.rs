@@ -1,6 +1,7 @@
 //! Linear memory as single-instruction helpers see it.
 
-use cpu::Fault;
+use cpu::{Fault, State};
+use pgm::PhysMap;
 
 /// On whose behalf an access is made: page protection depends on it (SDM vol. 3, 4.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,4 +52,16 @@ pub trait LinearMemory {
     fn write_u(&mut self, addr: u64, size: usize, value: u64, who: As) -> Fault {
         self.write(addr, &value.to_le_bytes()[..size], who)
     }
+
+    /// Whether the page of `addr` is plain memory for reads or writes: string instructions move
+    /// many elements at once then. Registers of devices must see one access for each element, in
+    /// order, so anything else is false.
+    fn is_memory(&mut self, addr: u64, write: bool) -> bool;
+
+    /// Guest-physical memory: PDPTEs are read from it.
+    fn phys(&self) -> &PhysMap;
+
+    /// Control registers or the privilege level changed in the middle of an instruction (a task
+    /// switch): later accesses follow `state`.
+    fn context_changed(&mut self, state: &State);
 }

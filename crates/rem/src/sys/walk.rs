@@ -1,0 +1,276 @@
+//! The page walk (SDM vol. 3, chapter 4).
+
+use cpu::bits::{cr0, cr4, efer};
+use cpu::{Exception, Fault, State};
+use pgm::PhysMap;
+
+/// Width of guest-physical addresses that paging accepts: entries with higher address bits set
+/// are malformed. CPUID leaf 8000_0008 may say this or less.
+pub const PHYS_BITS: u32 = 46;
+
+/// Bits of a paging-structure entry.
+pub mod entry {
+    /// Present.
+    pub const P: u64 = 1 << 0;
+    /// Writable.
+    pub const RW: u64 = 1 << 1;
+    /// User.
+    pub const US: u64 = 1 << 2;
+    /// Accessed.
+    pub const A: u64 = 1 << 5;
+    /// Dirty (leaf entries).
+    pub const D: u64 = 1 << 6;
+    /// Maps a large page.
+    pub const PS: u64 = 1 << 7;
+    /// Global (leaf entries).
+    pub const G: u64 = 1 << 8;
+    /// No execution.
+    pub const NX: u64 = 1 << 63;
+}
+
+/// Bits of a #PF error code.
+pub mod code {
+    /// The page was present.
+    pub const P: u32 = 1 << 0;
+    /// A write.
+    pub const W: u32 = 1 << 1;
+    /// A user access.
+    pub const U: u32 = 1 << 2;
+    /// A malformed entry.
+    pub const RSVD: u32 = 1 << 3;
+    /// An instruction fetch.
+    pub const ID: u32 = 1 << 4;
+}
+
+/// What is tried at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Access {
+    /// A write (or read for ownership).
+    pub write: bool,
+    /// An instruction fetch.
+    pub exec: bool,
+    /// On behalf of privilege level 3.
+    pub user: bool,
+    /// SMAP does not apply: an explicit access with RFLAGS.AC set.
+    pub smap_open: bool,
+}
+
+/// Where an address leads, and what the mapping allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Walk {
+    /// Guest-physical address of the byte asked for.
+    pub gpa: u64,
+    /// Bytes of the page: 4 KiB, 2 MiB, 4 MiB or 1 GiB.
+    pub size: u64,
+    /// All entries have R/W set. (With CR0.WP clear, supervisor writes do not need it.)
+    pub writable: bool,
+    /// All entries have U/S set.
+    pub user: bool,
+    /// No entry has NX set.
+    pub exec: bool,
+    /// The translation stays valid over CR3 loads.
+    pub global: bool,
+    /// The dirty bit is set: further writes need no walk.
+    pub dirty: bool,
+}
+
+/// The paging mode in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Bits32,
+    Pae,
+    Long,
+}
+
+/// Outcome of one try that a concurrent change of an entry makes worthless.
+struct Changed;
+
+/// Translates `linear` (canonical, or below 4 GiB outside of long mode), sets accessed and dirty
+/// bits.
+///
+/// # Errors
+/// #PF with its error code; nothing was changed then.
+pub fn walk(state: &State, phys: &PhysMap, linear: u64, access: Access) -> Fault<Walk> {
+    if state.cr0 & cr0::PG == 0 {
+        return Ok(Walk {
+            gpa: linear & 0xffff_ffff,
+            size: pgm::PAGE_SIZE,
+            writable: true,
+            user: true,
+            exec: true,
+            global: false,
+            dirty: true,
+        });
+    }
+    loop {
+        if let Ok(result) = attempt(state, phys, linear, access) {
+            return result;
+        }
+    }
+}
+
+fn attempt(
+    state: &State,
+    phys: &PhysMap,
+    linear: u64,
+    access: Access,
+) -> Result<Fault<Walk>, Changed> {
+    let nxe = state.efer & efer::NXE != 0;
+    let fault = |bits: u32| {
+        let fetch = access.exec && (state.cr4 & cr4::SMEP != 0 || nxe && state.cr4 & cr4::PAE != 0);
+        let code = bits
+            | if access.write { code::W } else { 0 }
+            | if access.user { code::U } else { 0 }
+            | if fetch { code::ID } else { 0 };
+        Ok(Err(Exception::pf(linear, code)))
+    };
+
+    let (mode, mut table, mut shift) = if state.efer & efer::LMA != 0 {
+        (Mode::Long, state.cr3 & ADDRESS, 39)
+    } else if state.cr4 & cr4::PAE != 0 {
+        let pdpte = state.pdpte[(linear >> 30) as usize & 3];
+        if pdpte & entry::P == 0 {
+            return fault(0);
+        }
+        (Mode::Pae, pdpte & ADDRESS, 21)
+    } else {
+        (Mode::Bits32, state.cr3 & 0xffff_f000, 22)
+    };
+    let (size, bits) = if mode == Mode::Bits32 {
+        (4, 10)
+    } else {
+        (8, 9)
+    };
+
+    let (mut rw, mut us, mut nx) = (true, true, false);
+    // Upper levels' entries and their addresses, to have A set once the access is allowed.
+    let mut upper = [(0, 0); 3];
+    let mut depth = 0;
+    let (at, value, large) = loop {
+        let index = linear >> shift & ((1 << bits) - 1);
+        let at = table + index * size as u64;
+        let value = read(phys, at, size);
+        if value & entry::P == 0 {
+            return fault(0);
+        }
+        let large = value & entry::PS != 0
+            && match mode {
+                Mode::Bits32 => shift == 22 && state.cr4 & cr4::PSE != 0,
+                Mode::Pae | Mode::Long => matches!(shift, 21 | 30),
+            };
+        if value & reserved(mode, shift, large, nxe) != 0 {
+            return fault(code::P | code::RSVD);
+        }
+        rw &= value & entry::RW != 0;
+        us &= value & entry::US != 0;
+        nx |= mode != Mode::Bits32 && value & entry::NX != 0;
+        if large || shift == 12 {
+            break (at, value, large);
+        }
+        upper[depth] = (at, value);
+        depth += 1;
+        table = value & ADDRESS;
+        shift -= bits;
+    };
+
+    if !allowed(state, access, rw, us, nx) {
+        return fault(code::P);
+    }
+    for (at, value) in &upper[..depth] {
+        set(phys, *at, size, *value, value | entry::A)?;
+    }
+    let dirty = if access.write { entry::D } else { 0 };
+    let value = set(phys, at, size, value, value | entry::A | dirty)?;
+
+    let size = 1u64 << shift;
+    let base = if large && mode == Mode::Bits32 {
+        value & 0xffc0_0000 | (value >> 13 & 0xff) << 32
+    } else {
+        value & ADDRESS & !(size - 1)
+    };
+    Ok(Ok(Walk {
+        gpa: base | linear & (size - 1),
+        size,
+        writable: rw,
+        user: us,
+        exec: !nx,
+        global: value & entry::G != 0 && state.cr4 & cr4::PGE != 0,
+        dirty: value & entry::D != 0,
+    }))
+}
+
+/// Address bits of an entry.
+const ADDRESS: u64 = ((1 << PHYS_BITS) - 1) & !0xfff;
+
+/// Bits that must be clear in a present entry.
+fn reserved(mode: Mode, shift: u32, large: bool, nxe: bool) -> u64 {
+    if mode == Mode::Bits32 {
+        return if large { 1 << 21 } else { 0 };
+    }
+    let mut bits = 0x000f_ffff_ffff_f000 & !ADDRESS;
+    if mode == Mode::Pae {
+        bits |= 0x7ff << 52;
+    }
+    if !nxe {
+        bits |= entry::NX;
+    }
+    if shift == 39 {
+        bits |= entry::PS;
+    }
+    if large {
+        // Address bits below the page's size; bit 12 is PAT.
+        bits |= ((1u64 << shift) - 1) & !0x1fff;
+    }
+    bits
+}
+
+/// Whether the combined rights of all levels permit the access (SDM vol. 3, 4.6.1).
+fn allowed(state: &State, access: Access, rw: bool, us: bool, nx: bool) -> bool {
+    if access.exec {
+        return !nx
+            && if access.user {
+                us
+            } else {
+                !(us && state.cr4 & cr4::SMEP != 0)
+            };
+    }
+    if access.user {
+        return us && (rw || !access.write);
+    }
+    let smap = us && state.cr4 & cr4::SMAP != 0 && !access.smap_open;
+    !smap && (rw || !access.write || state.cr0 & cr0::WP == 0)
+}
+
+fn read(phys: &PhysMap, gpa: u64, size: usize) -> u64 {
+    let mut b = [0; 8];
+    phys.read(gpa, &mut b[..size]);
+    u64::from_le_bytes(b)
+}
+
+fn set(phys: &PhysMap, gpa: u64, size: usize, old: u64, new: u64) -> Result<u64, Changed> {
+    if old == new || phys.compare_exchange(gpa, size, old, new) {
+        Ok(new)
+    } else {
+        Err(Changed)
+    }
+}
+
+/// Whether CR3 loads fill the PDPTE registers: PAE paging outside of long mode.
+pub fn uses_pdptes(cr0: u64, cr4: u64, efer: u64) -> bool {
+    cr0 & cr0::PG != 0 && cr4 & cr4::PAE != 0 && efer & efer::LMA == 0
+}
+
+/// Reads the four PDPTEs that `cr3` points to.
+///
+/// # Errors
+/// #GP(0) when a present one has reserved bits set (SDM vol. 3, 4.4.1).
+pub fn read_pdptes(phys: &PhysMap, cr3: u64) -> Fault<[u64; 4]> {
+    let mut pdpte = [0; 4];
+    for (i, value) in pdpte.iter_mut().enumerate() {
+        *value = read(phys, (cr3 & 0xffff_ffe0) + 8 * i as u64, 8);
+        if *value & entry::P != 0 && *value & (!ADDRESS & !0xe19) != 0 {
+            return Err(Exception::gp(0));
+        }
+    }
+    Ok(pdpte)
+}
