@@ -29,12 +29,14 @@ need() {
 
 # artefact NAME FUNCTION [ARGUMENT ...]: prints the path of the cached file NAME. When it is not
 # there, or was made by another version of the scripts, runs FUNCTION OUTPUT ARGUMENT... in a
-# scratch folder ($WORK) and moves its output into place when it is complete.
+# scratch folder ($WORK) and moves its output into place when it is complete. Files in the array
+# INPUTS count as part of the scripts.
+INPUTS=()
 artefact() {
     local name=$1 maker=$2
     shift 2
     local file=$CACHE/$name recipe
-    recipe=$(cat "$GUESTS/lib.sh" "$0" | sha256sum | cut -d' ' -f1)
+    recipe=$(cat "$GUESTS/lib.sh" "$0" "${INPUTS[@]}" | sha256sum | cut -d' ' -f1)
     exec 9>"$CACHE/locks/$name"
     flock -n 9 || {
         say "waiting for another process that makes $name"
@@ -95,20 +97,36 @@ END
     export APT_CONFIG=$APT_DIR/apt.conf
 }
 
+# Reads the package index when there is none younger than a day: an older one may name files
+# that the mirror no longer has. Call with the apt lock held.
+apt_index() {
+    [ -n "$(find "$APT_DIR/state/lists" -maxdepth 1 -name '*Packages*' -mtime -1 2>/dev/null)" ] && return
+    say "reading the package index of Debian $SUITE"
+    apt-get -q update >&2
+    touch "$APT_DIR"/state/lists/*Packages*
+}
+
+# depends_of PACKAGE: the first package it depends on (what a kernel's metapackage stands for).
+depends_of() {
+    (
+        apt_setup
+        exec 8>"$CACHE/locks/apt"
+        flock 8
+        apt_index
+        apt-cache depends "$1" | sed -n 's/^ *Depends: //p' | head -1
+    )
+}
+
 # unpack DIRECTORY PACKAGE ...: extracts packages of the guests' Debian into DIRECTORY.
 unpack() {
     local dir=$1 debs=$CACHE/debs package
     shift
-    apt_setup
     mkdir -p "$dir" "$debs"
     (
+        apt_setup
         exec 8>"$CACHE/locks/apt"
         flock 8
-        # A package index older than a day may name files that the mirror no longer has.
-        if [ -z "$(find "$APT_DIR/state/lists" -maxdepth 1 -name '*Packages*' -mtime -1 | head -1)" ]; then
-            say "reading the package index of Debian $SUITE"
-            apt-get -q update >&2
-        fi
+        apt_index
         cd "$debs"
         say "fetching $*"
         apt-get -q download "$@" >&2
