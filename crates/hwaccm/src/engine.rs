@@ -363,7 +363,12 @@ impl Kvm {
             self.unfinished = !matches!(event, Event::Halt | Event::Interrupted);
             if let Some(exit) = handle(event, self.cpu, bus.as_ref(), vm.phys()) {
                 self.unfinished = false;
-                return Ok(exit);
+                return Ok(match exit {
+                    Exit::TripleFault if !vm.triple_faults_count() => Exit::EngineSwitch(
+                        "KVM: a triple fault that may be this KVM's own limit".into(),
+                    ),
+                    other => other,
+                });
             }
         }
     }

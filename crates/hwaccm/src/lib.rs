@@ -23,7 +23,7 @@ mod slots;
 mod vm;
 
 pub use engine::Kvm;
-pub use probe::probe;
+pub use probe::{Probed, probe};
 pub use vm::Vm;
 
 /// Why KVM cannot be used.

@@ -19,17 +19,41 @@ const MEMORY: u64 = 0x10000;
 /// A program that runs longer than this hangs. (It needs microseconds.)
 const LIMIT: Duration = Duration::from_secs(5);
 
+/// How far KVM can be trusted here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probed {
+    /// All programs gave the right results.
+    Complete,
+    /// The basic ones did; what did not, for the log. Some paravirtual hosts emulate the guest's
+    /// kernel mode and know only part of it: what looks like a triple fault there may be the
+    /// host's limit, so it is left to the software engine to find out.
+    Partial(String),
+}
+
 /// Whether KVM runs guests here, and why not. Found out once per process.
 ///
 /// # Errors
 /// The reason, for the log.
-pub fn probe() -> Result<(), Error> {
-    static RESULT: OnceLock<Result<(), Error>> = OnceLock::new();
+pub fn probe() -> Result<Probed, Error> {
+    static RESULT: OnceLock<Result<Probed, Error>> = OnceLock::new();
     RESULT
         .get_or_init(|| {
             real_mode()?;
-            protected_mode()?;
-            long_mode()
+            protected_mode("protected mode", 0)?;
+            long_mode("long mode", &[])?;
+            let more = [
+                protected_mode("32-bit paging", cr0::PG),
+                long_mode("long mode with SSE", &SSE),
+            ];
+            let failed: Vec<_> = more
+                .into_iter()
+                .filter_map(|r| r.err().map(|e| e.to_string()))
+                .collect();
+            Ok(if failed.is_empty() {
+                Probed::Complete
+            } else {
+                Probed::Partial(failed.join("; "))
+            })
         })
         .clone()
 }
@@ -61,8 +85,7 @@ fn real_mode() -> Result<(), Error> {
 
 /// mov ax, 0x10; mov ds, ax; mov ecx, 1000; xor edx, edx; l: add edx, ecx; dec ecx; jnz l;
 /// mov [0x5000], edx; hlt
-fn protected_mode() -> Result<(), Error> {
-    let mode = "protected mode";
+fn protected_mode(mode: &'static str, paging: u64) -> Result<(), Error> {
     let code = [
         0x66, 0xb8, 0x10, 0x00, 0x8e, 0xd8, 0xb9, 0xe8, 0x03, 0x00, 0x00, 0x31, 0xd2, 0x01, 0xca,
         0x49, 0x75, 0xfb, 0x89, 0x15, 0x00, 0x50, 0x00, 0x00, 0xf4,
@@ -71,23 +94,29 @@ fn protected_mode() -> Result<(), Error> {
     // One 4-MiB page, present, writable.
     machine.phys.write(TABLES, &0x83u32.to_le_bytes());
     let mut state = flat_state();
-    state.cr0 |= cr0::PE | cr0::PG;
+    state.cr0 |= cr0::PE | paging;
     state.cr4 = cr4::PSE;
     machine.run(&mut state)?;
     machine.expect("EDX", state.gpr[2], 500_500)?;
     machine.expect("DS", state.seg[Seg::Ds as usize].sel.into(), 0x10)?;
-    machine.expect("memory", machine.data(), 500_500)
+    machine.expect("memory", machine.data() & 0xffff_ffff, 500_500)
 }
 
-/// mov rax, 0x123456789abcdef0; mov r8, rax; rol r8, 16; movq xmm0, rax; paddq xmm0, xmm0;
-/// movq rcx, xmm0; mov [0x5000], r8; hlt
-fn long_mode() -> Result<(), Error> {
-    let mode = "long mode";
-    let code = [
-        0x48, 0xb8, 0xf0, 0xde, 0xbc, 0x9a, 0x78, 0x56, 0x34, 0x12, 0x49, 0x89, 0xc0, 0x49, 0xc1,
-        0xc0, 0x10, 0x66, 0x48, 0x0f, 0x6e, 0xc0, 0x66, 0x0f, 0xd4, 0xc0, 0x66, 0x48, 0x0f, 0x7e,
-        0xc1, 0x4c, 0x89, 0x04, 0x25, 0x00, 0x50, 0x00, 0x00, 0xf4,
-    ];
+/// movq xmm0, rax; paddq xmm0, xmm0; psrlq xmm0, 1; movq rax, xmm0
+const SSE: [u8; 19] = [
+    0x66, 0x48, 0x0f, 0x6e, 0xc0, 0x66, 0x0f, 0xd4, 0xc0, 0x66, 0x0f, 0x73, 0xd0, 0x01, 0x66, 0x48,
+    0x0f, 0x7e, 0xc0,
+];
+
+/// mov rax, 0x123456789abcdef0; `extra`, which keeps RAX; mov r8, rax; rol r8, 16;
+/// mov [0x5000], r8; hlt
+fn long_mode(mode: &'static str, extra: &[u8]) -> Result<(), Error> {
+    let mut code = vec![0x48, 0xb8, 0xf0, 0xde, 0xbc, 0x9a, 0x78, 0x56, 0x34, 0x12];
+    code.extend(extra);
+    code.extend([
+        0x49, 0x89, 0xc0, 0x49, 0xc1, 0xc0, 0x10, 0x4c, 0x89, 0x04, 0x25, 0x00, 0x50, 0x00, 0x00,
+        0xf4,
+    ]);
     let machine = Machine::new(mode, &code)?;
     // PML4 and PDPT entries, then one 2-MiB page, present, writable.
     for (at, entry) in [
@@ -104,7 +133,6 @@ fn long_mode() -> Result<(), Error> {
     let cs = &mut state.seg[Seg::Cs as usize];
     cs.attr = cs.attr & !attr::DB | attr::L;
     machine.run(&mut state)?;
-    machine.expect("RCX", state.gpr[1], 0x2468_acf1_3579_bde0)?;
     machine.expect("R8", state.gpr[8], 0x5678_9abc_def0_1234)?;
     machine.expect("memory", machine.data(), 0x5678_9abc_def0_1234)
 }
@@ -164,7 +192,7 @@ impl Machine {
         {
             phys.write(GDT + 8 * i as u64, &descriptor.to_le_bytes());
         }
-        let vm = Vm::new(phys.clone())?;
+        let vm = Vm::new(phys.clone(), Probed::Complete)?;
         let bus = Arc::new(TestBus {
             cpuid: vm.supported_cpuid()?,
             ..TestBus::default()
@@ -281,11 +309,8 @@ mod tests {
     #[test]
     fn the_probe_passes_or_explains() {
         match probe() {
-            Ok(()) => {}
-            Err(e) => {
-                assert!(!e.to_string().is_empty());
-                println!("no KVM here: {e}");
-            }
+            Ok(probed) => println!("{probed:?}"),
+            Err(e) => println!("no KVM here: {e}"),
         }
         assert_eq!(
             probe().map_err(|e| e.to_string()),

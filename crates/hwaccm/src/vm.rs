@@ -13,7 +13,7 @@ use kvm_ioctls::{Cap, Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRang
 use pgm::PhysMap;
 
 use crate::slots::{Slot, difference, wanted};
-use crate::{Error, kick};
+use crate::{Error, Probed, kick};
 
 /// Where KVM may keep a task state segment and an identity page table on hosts that cannot run
 /// real mode natively: below the firmware's top-of-memory image, above all device memory.
@@ -26,14 +26,16 @@ pub struct Vm {
     kvm: Kvm,
     phys: Arc<PhysMap>,
     slots: Mutex<Vec<Option<Slot>>>,
+    probed: Probed,
 }
 
 impl Vm {
-    /// Makes a virtual machine that shows what `phys` maps, now and after each change.
+    /// Makes a virtual machine that shows what `phys` maps, now and after each change. `probed` is
+    /// what [`crate::probe`] found.
     ///
     /// # Errors
     /// When `/dev/kvm` cannot be opened, lacks something, or refuses a call.
-    pub fn new(phys: Arc<PhysMap>) -> Result<Arc<Self>, Error> {
+    pub fn new(phys: Arc<PhysMap>, probed: Probed) -> Result<Arc<Self>, Error> {
         kick::install();
         let kvm = Kvm::new().map_err(|e| Error::Open(e.to_string()))?;
         let needed = [
@@ -88,10 +90,16 @@ impl Vm {
             kvm,
             phys: phys.clone(),
             slots: Mutex::default(),
+            probed,
         });
         vm.update()?;
         phys.subscribe(Arc::new(Follow(Arc::downgrade(&vm))));
         Ok(vm)
+    }
+
+    /// Whether a triple fault is the guest's own and not a limit of this KVM.
+    pub(crate) fn triple_faults_count(&self) -> bool {
+        self.probed == Probed::Complete
     }
 
     pub(crate) fn phys(&self) -> &Arc<PhysMap> {
