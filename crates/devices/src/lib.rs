@@ -4,6 +4,7 @@
 //! or a host path.
 
 pub mod chipset;
+pub mod graphics;
 pub mod input;
 pub mod registry;
 pub mod serial;

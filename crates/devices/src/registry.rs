@@ -12,7 +12,10 @@ pub static DEVICES: &[DeviceReg] = &[
     crate::chipset::pcbios::REG,
     crate::chipset::fwcfg::REG,
     crate::chipset::debugcon::REG,
-crate::input::pckbd::REG, crate::serial::REG];
+    crate::graphics::vga::REG,
+    crate::input::pckbd::REG,
+    crate::serial::REG,
+];
 
 /// The row of `name`.
 pub fn find(name: &str) -> Option<&'static DeviceReg> {

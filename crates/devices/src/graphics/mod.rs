@@ -1,0 +1,3 @@
+//! Graphics adapters.
+
+pub mod vga;
