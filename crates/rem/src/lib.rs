@@ -1,1 +1,278 @@
-//! Placeholder while the room is being built.
+//! REM: the software engine, a same-ISA dynamic binary translator.
+//!
+//! Guest x86 becomes host x86: ordinary instructions are re-emitted as they are, with guest
+//! registers in host registers and guest flags in host flags. Only memory operands (a software TLB
+//! in line), control flow, and system instructions change. So results are what the host's CPU
+//! computes, and there is no interpreter: what is not translated is one call of [`sys`] for that
+//! one instruction.
+//!
+//! Room by room: [`ctx`] is what translated code sees, `classify` and `translate` make code from
+//! guest bytes, `emit` holds the few host instructions in between, `blocks` stores translations and
+//! wires jumps, `tlb` is the software MMU, `thunks` is the assembly around it, `runtime` answers
+//! calls from translated code, `core` finds the next block and delivers events, [`sys`] has the
+//! semantics of everything that is not copied.
+
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
+mod blocks;
+mod cache;
+mod classify;
+mod core;
+pub mod ctx;
+mod emit;
+mod fpu;
+mod mode;
+mod runtime;
+mod signals;
+mod site;
+pub mod sys;
+mod thunks;
+mod tlb;
+mod translate;
+
+use std::alloc::Layout;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ::cpu::{Bus, Engine, Exit, RunState, State, signal};
+use parking_lot::Mutex;
+use pgm::PhysMap;
+
+use crate::core::Core;
+use crate::ctx::{Call, Ctx};
+
+/// Bytes of code cache for one vCPU.
+const CODE_CACHE: usize = 128 << 20;
+
+/// Why an engine could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The host gave no executable memory.
+    #[error("no memory for translated code: {0}")]
+    CodeCache(#[source] std::io::Error),
+    /// A translation does not fit (they are bounded, so this is a bug).
+    #[error("the code cache is full")]
+    CodeCacheFull,
+    /// The host's GS base could not be set.
+    #[error("cannot set the GS base: {0}")]
+    Gs(#[source] std::io::Error),
+}
+
+/// The software engine of one vCPU.
+pub struct Rem {
+    ctx: *mut Ctx,
+    core: Box<Core>,
+}
+
+#[allow(unsafe_code)]
+// SAFETY: `ctx` is owned by the value; it is used by the one thread that has the value.
+unsafe impl Send for Rem {}
+
+struct Watch {
+    signals: Arc<::cpu::Signals>,
+    queue: Arc<Mutex<Vec<(u64, u64)>>>,
+}
+
+impl pgm::Listener for Watch {
+    fn mapping_changed(&self) {
+        self.signals.raise(signal::FLUSH);
+    }
+    fn code_written(&self, offset: u64, len: u64) {
+        self.queue.lock().push((offset, len));
+        self.signals.raise(signal::CODE);
+    }
+}
+
+impl Rem {
+    /// The engine for vCPU `cpu`.
+    ///
+    /// # Errors
+    /// [`Error::CodeCache`] when the host has no memory for code.
+    #[allow(clippy::new_ret_no_self)]
+    pub fn new(
+        cpu: usize,
+        phys: Arc<PhysMap>,
+        bus: Arc<dyn Bus>,
+    ) -> Result<Box<dyn Engine>, Error> {
+        let mut core = Box::new(Core::new(cpu, phys.clone(), bus, CODE_CACHE)?);
+        let watch = Watch {
+            signals: core.signals.clone(),
+            queue: core.queue.clone(),
+        };
+        phys.subscribe(Arc::new(watch));
+        let layout = Layout::new::<Ctx>();
+        #[allow(unsafe_code)]
+        // SAFETY: the layout is not empty. All-zero bytes are a valid `Ctx` but for `state`, which
+        // is written before a reference to it is made.
+        let ctx = unsafe {
+            let ctx = std::alloc::alloc_zeroed(layout).cast::<Ctx>();
+            if ctx.is_null() {
+                std::alloc::handle_alloc_error(layout);
+            }
+            (&raw mut (*ctx).state).write(State::reset(cpu));
+            ctx
+        };
+        #[allow(unsafe_code)]
+        // SAFETY: just made, owned by us alone.
+        let c = unsafe { &mut *ctx };
+        c.this = ctx as u64;
+        c.core = &raw mut *core;
+        c.avx = std::arch::is_x86_feature_detected!("avx").into();
+        for call in [
+            Call::Mem,
+            Call::Seg,
+            Call::Store,
+            Call::Exec,
+            Call::Link,
+            Call::Jump,
+            Call::Poll,
+            Call::Fault,
+        ] {
+            c.thunks[call as usize] = thunks::address(call);
+        }
+        tlb::clear(&mut c.tlb);
+        for table in &mut c.jc {
+            table.fill(thunks::address(Call::Jump));
+        }
+        Ok(Box::new(Rem { ctx, core }))
+    }
+
+    #[allow(unsafe_code)]
+    fn ctx(&mut self) -> &mut Ctx {
+        // SAFETY: `ctx` is valid for the life of `self`, which is borrowed exclusively.
+        unsafe { &mut *self.ctx }
+    }
+}
+
+#[allow(unsafe_code)]
+impl Drop for Rem {
+    fn drop(&mut self) {
+        self.core.signals.set_kick(None);
+        // SAFETY: allocated in `new` with this layout, not used any more.
+        unsafe {
+            std::ptr::drop_in_place(&raw mut (*self.ctx).state);
+            std::alloc::dealloc(self.ctx.cast(), Layout::new::<Ctx>());
+        }
+    }
+}
+
+impl Engine for Rem {
+    fn name(&self) -> &'static str {
+        "REM"
+    }
+
+    fn run(&mut self, state: &mut State) -> Exit {
+        signals::prepare_thread();
+        let ctx = self.ctx;
+        if let Err(e) = set_gs(ctx as u64) {
+            return Exit::Fatal(Error::Gs(e).to_string());
+        }
+        signals::set_current(self.core.blocks.cache.range(), ctx);
+        self.ctx().state.clone_from(state);
+        let poll = KickPtr(ctx);
+        self.core
+            .signals
+            .set_kick(Some(Box::new(move || poll.kick())));
+        // Signals raised before the kick was set must be seen.
+        self.ctx().poll.store(1, Ordering::SeqCst);
+        fpu::load(self.ctx());
+        self.core.exit = None;
+        let (c, core) = {
+            #[allow(unsafe_code)]
+            // SAFETY: `ctx` and `core` are separate allocations, both owned by `self`.
+            unsafe {
+                (&mut *ctx, &mut *self.core)
+            }
+        };
+        if c.state.run == RunState::Halted && wakes(c, core) {
+            c.state.run = RunState::Running;
+        }
+        let host = core.dispatch(c);
+        #[allow(unsafe_code)]
+        // SAFETY: GS points at `ctx`; `host` is an entry of its cache or the way out.
+        unsafe {
+            thunks::enter(ctx, host);
+        }
+        fpu::save(self.ctx());
+        fpu::host_defaults();
+        self.core.signals.set_kick(None);
+        state.clone_from(&self.ctx().state);
+        signals::set_current(0..0, std::ptr::null());
+        self.core.exit.take().unwrap_or(Exit::Signalled)
+    }
+
+    fn state_changed(&mut self) {
+        let ctx = self.ctx;
+        #[allow(unsafe_code)]
+        // SAFETY: see `run`.
+        let (c, core) = unsafe { (&mut *ctx, &mut *self.core) };
+        core.flush(c, sys::Flush::All);
+        core.step = false;
+    }
+
+    fn statistics(&self) -> Vec<(String, u64)> {
+        let c = &self.core;
+        let mut all: Vec<(String, u64)> = [
+            "Mem", "Seg", "Store", "Exec", "Link", "Jump", "Poll", "Fault",
+        ]
+        .iter()
+        .zip(c.stats.calls)
+        .map(|(n, v)| (format!("/REM/Calls/{n}"), v))
+        .collect();
+        let b = &c.blocks;
+        for (name, value) in [
+            ("/REM/Dispatches", c.stats.dispatches),
+            ("/REM/Exceptions", c.stats.exceptions),
+            ("/REM/Interrupts", c.stats.interrupts),
+            ("/REM/TLB/Flushes", c.stats.flushes),
+            ("/REM/TLB/Walks", c.mmu.walks),
+            ("/REM/Blocks/Translated", b.translated),
+            ("/REM/Blocks/Invalidated", b.invalidated),
+            ("/REM/Blocks/GuestBytes", b.guest_bytes),
+            ("/REM/Blocks/FullFlushes", b.full_flushes),
+            ("/REM/Blocks/Modes", b.modes() as u64),
+            ("/REM/Cache/Used", b.cache.used() as u64),
+        ] {
+            all.push((name.to_owned(), value));
+        }
+        all
+    }
+}
+
+/// Whether a halted vCPU goes on.
+fn wakes(ctx: &Ctx, core: &Core) -> bool {
+    let bits = core.signals.get();
+    bits & signal::NMI != 0 && !ctx.state.nmi_blocked
+        || bits & signal::INTR != 0 && ctx.state.rflags & ::cpu::bits::rflags::IF != 0
+}
+
+struct KickPtr(*mut Ctx);
+
+#[allow(unsafe_code)]
+// SAFETY: only the atomic poll word is reached through it, and the kick is taken back (under its
+// lock) before the context goes away.
+unsafe impl Send for KickPtr {}
+#[allow(unsafe_code)]
+// SAFETY: see `Send`.
+unsafe impl Sync for KickPtr {}
+
+impl KickPtr {
+    #[allow(unsafe_code)]
+    fn kick(&self) {
+        // SAFETY: see `Send`.
+        unsafe { (*(&raw const (*self.0).poll)).store(1, Ordering::SeqCst) }
+    }
+}
+
+/// Points the host's GS segment at `base`.
+#[allow(unsafe_code)]
+fn set_gs(base: u64) -> std::io::Result<()> {
+    const ARCH_SET_GS: i32 = 0x1001;
+    // SAFETY: nothing in this process but translated code uses GS.
+    let r = unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_SET_GS, base) };
+    if r == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
+}

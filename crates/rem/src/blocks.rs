@@ -1,0 +1,484 @@
+//! The store of translations: lookup, wiring of jumps, invalidation.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::Error;
+use crate::cache::Cache;
+use crate::ctx::{self, Call, Ctx, JC_TABLES, SLOTS};
+use crate::emit::{Code, T0, T1};
+use crate::mode::Mode;
+use crate::site::{Exec, Link, Site, Wire};
+use crate::translate::{ArgKind, Translation};
+
+/// What names a translation: RAM offset of its first byte, offset in CS, mode number.
+pub type Key = (u64, u64, u32);
+
+/// A fast hash for short integer keys.
+#[derive(Default, Clone)]
+pub struct Mix(u64);
+
+impl Hasher for Mix {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for b in bytes {
+            self.write_u64((*b).into());
+        }
+    }
+    fn write_u32(&mut self, n: u32) {
+        self.write_u64(n.into());
+    }
+    fn write_u64(&mut self, n: u64) {
+        self.0 = (self.0.rotate_left(5) ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+type Map<K, V> = HashMap<K, V, BuildHasherDefault<Mix>>;
+
+/// One translation.
+pub struct Block {
+    key: Key,
+    /// RAM pages its guest bytes lie on.
+    pages: [u64; 2],
+    /// RAM offsets of its guest bytes, page by page: start, end.
+    spans: [(u64, u64); 2],
+    valid: bool,
+    /// Offset in CS.
+    pub rip: u64,
+    entry: u32,
+    entry_poll: u32,
+    indirect: Option<u32>,
+    start: u32,
+    end: u32,
+    map: Vec<(u32, u16)>,
+    incoming: Vec<u32>,
+}
+
+/// All translations of one vCPU.
+pub struct Blocks {
+    /// Where the code is.
+    pub cache: Cache,
+    blocks: Vec<Block>,
+    by_key: Map<Key, u32>,
+    by_page: Map<u64, Vec<u32>>,
+    /// Memory accesses.
+    pub sites: Vec<Site>,
+    /// Helper calls.
+    pub execs: Vec<Exec>,
+    links: Vec<Link>,
+    modes: Vec<Mode>,
+    mode_ids: Map<u64, Vec<u32>>,
+    next_slot: u32,
+    live_slots: Vec<u32>,
+    live_jc: Vec<(u8, u16)>,
+    jc_owner: [u32; JC_TABLES],
+    /// Times everything was thrown away for lack of room.
+    pub full_flushes: u64,
+    /// Blocks dropped because their code was written.
+    pub invalidated: u64,
+    /// Blocks translated.
+    pub translated: u64,
+    /// Guest bytes translated.
+    pub guest_bytes: u64,
+}
+
+/// What [`Blocks::invalidate`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Invalidated {
+    /// No translation overlaps the bytes.
+    Nothing,
+    /// Some did; others are left on the page.
+    Some,
+    /// Some did, and none is left on the page.
+    All,
+}
+
+impl Blocks {
+    /// An empty store with a code cache of `size` bytes.
+    pub fn new(size: usize) -> Result<Self, Error> {
+        Ok(Self {
+            cache: Cache::new(size)?,
+            blocks: Vec::new(),
+            by_key: Map::default(),
+            by_page: Map::default(),
+            sites: Vec::new(),
+            execs: Vec::new(),
+            links: Vec::new(),
+            modes: Vec::new(),
+            mode_ids: Map::default(),
+            next_slot: 0,
+            live_slots: Vec::new(),
+            live_jc: Vec::new(),
+            jc_owner: [u32::MAX; JC_TABLES],
+            full_flushes: 0,
+            invalidated: 0,
+            translated: 0,
+            guest_bytes: 0,
+        })
+    }
+
+    /// Number of `mode`, and the table of indirect jumps it uses, made its own.
+    pub fn mode_id(&mut self, ctx: &mut Ctx, mode: &Mode) -> (u32, usize) {
+        let hash = {
+            use std::hash::Hash;
+            let mut h = Mix::default();
+            mode.hash(&mut h);
+            h.finish()
+        };
+        let known = self.mode_ids.get(&hash).and_then(|ids| {
+            ids.iter()
+                .copied()
+                .find(|id| self.modes[*id as usize] == *mode)
+        });
+        let id = known.unwrap_or_else(|| {
+            self.modes.push(*mode);
+            let id = self.modes.len() as u32 - 1;
+            self.mode_ids.entry(hash).or_default().push(id);
+            id
+        });
+        let table = id as usize % JC_TABLES;
+        if self.jc_owner[table] != id {
+            self.jc_owner[table] = id;
+            self.clear_jc(ctx, Some(table));
+        }
+        (id, table)
+    }
+
+    /// Number of modes seen; a guest that makes endless ones is reined in by a flush.
+    pub fn modes(&self) -> usize {
+        self.modes.len()
+    }
+
+    /// The translation for `key`.
+    pub fn find(&self, key: Key) -> Option<u32> {
+        self.by_key.get(&key).copied()
+    }
+
+    /// The block numbered `id`.
+    pub fn block(&self, id: u32) -> &Block {
+        &self.blocks[id as usize]
+    }
+
+    /// The RAM page of a block's tail when it reaches into a second page.
+    pub fn second_page(&self, id: u32) -> Option<u64> {
+        let b = &self.blocks[id as usize];
+        (b.spans[1].0 != b.spans[1].1).then_some(b.pages[1])
+    }
+
+    /// The link numbered `id`.
+    pub fn link(&self, id: u32) -> Link {
+        self.links[id as usize]
+    }
+
+    /// Host address of a block's entry.
+    pub fn entry(&self, id: u32, poll: bool) -> u64 {
+        let b = &self.blocks[id as usize];
+        self.cache
+            .address(if poll { b.entry_poll } else { b.entry })
+    }
+
+    /// A free slot.
+    pub fn take_slot(next: &mut u32) -> Option<u32> {
+        (*next < SLOTS as u32).then(|| {
+            *next += 1;
+            *next - 1
+        })
+    }
+
+    /// The counter behind [`Blocks::take_slot`].
+    pub fn next_slot(&mut self) -> &mut u32 {
+        &mut self.next_slot
+    }
+
+    /// Whether a translation of ordinary size still fits.
+    pub fn has_room(&self) -> bool {
+        self.cache.left() > 1 << 18
+            && (self.next_slot as usize) < SLOTS - 512
+            && self.modes.len() < 4096
+    }
+
+    /// Throws everything away.
+    pub fn clear(&mut self, ctx: &mut Ctx) {
+        self.full_flushes += 1;
+        self.clear_exec(ctx);
+        self.cache.clear();
+        self.blocks.clear();
+        self.by_key.clear();
+        self.by_page.clear();
+        self.sites.clear();
+        self.execs.clear();
+        self.links.clear();
+        self.modes.clear();
+        self.mode_ids.clear();
+        self.next_slot = 0;
+        self.jc_owner = [u32::MAX; JC_TABLES];
+    }
+
+    /// RAM pages that hold translations.
+    pub fn pages(&self) -> Vec<u64> {
+        self.by_page.keys().copied().collect()
+    }
+
+    /// Adds a translation. `spans` are the RAM ranges of its guest bytes. Returns its number.
+    pub fn add(
+        &mut self,
+        ctx: &mut Ctx,
+        key: Key,
+        mut t: Translation,
+        spans: [(u64, u64); 2],
+    ) -> Result<u32, Error> {
+        let id = self.blocks.len() as u32;
+        let bases = [
+            self.sites.len(),
+            self.execs.len(),
+            self.links.len(),
+            id as usize,
+        ];
+        for (at, kind) in &t.args {
+            let base = match kind {
+                ArgKind::Site => bases[0],
+                ArgKind::Exec => bases[1],
+                ArgKind::Link => bases[2],
+                ArgKind::Block => bases[3],
+            } as u32;
+            let at = *at as usize;
+            let old =
+                u32::from_le_bytes([t.code[at], t.code[at + 1], t.code[at + 2], t.code[at + 3]]);
+            t.code[at..at + 4].copy_from_slice(&(old + base).to_le_bytes());
+        }
+        let start = self.cache.push(&t.code).ok_or(Error::CodeCacheFull)?;
+        for s in &mut t.sites {
+            s.block = id;
+            s.probe += start;
+            s.resume += start;
+            s.done += start;
+        }
+        for e in &mut t.execs {
+            if e.resume != 0 {
+                e.resume += start;
+            }
+        }
+        for l in &mut t.links {
+            l.block = id;
+            l.stub += start;
+            match &mut l.wire {
+                Wire::Patch(at) => *at += start,
+                Wire::Slot(n) => ctx.slots[*n as usize] = self.cache.address(l.stub),
+                Wire::None => {}
+            }
+        }
+        for m in &mut t.map {
+            m.0 += start;
+        }
+        self.sites.append(&mut t.sites);
+        self.execs.append(&mut t.execs);
+        self.links.append(&mut t.links);
+        let pages = spans.map(|s| s.0 & !0xfff);
+        for (i, page) in pages.iter().enumerate() {
+            if spans[i].0 == spans[i].1 || (i == 1 && pages[0] == pages[1]) {
+                continue;
+            }
+            self.by_page.entry(*page).or_default().push(id);
+        }
+        self.translated += 1;
+        self.guest_bytes += u64::from(t.guest_len);
+        self.by_key.insert(key, id);
+        self.blocks.push(Block {
+            key,
+            pages,
+            spans,
+            valid: true,
+            rip: key.1,
+            entry: start + t.entry,
+            entry_poll: start + t.entry_poll,
+            indirect: None,
+            start,
+            end: start + t.code.len() as u32,
+            map: t.map,
+            incoming: Vec::new(),
+        });
+        Ok(id)
+    }
+
+    /// Wires `link` to block `target`; returns the host address to go on at.
+    pub fn wire(&mut self, ctx: &mut Ctx, link: u32, target: u32) -> u64 {
+        let l = self.links[link as usize];
+        let host = self.entry(target, l.poll);
+        if !self.blocks[l.block as usize].valid {
+            return host;
+        }
+        match l.wire {
+            // A direct jump stays when mappings change, so it must not lead to a second page.
+            Wire::Patch(_) if self.second_page(target).is_some() => {}
+            Wire::Patch(at) => {
+                if let Some(to) = self.cache.offset(host) {
+                    self.cache.patch(at, to);
+                    self.blocks[target as usize].incoming.push(link);
+                }
+            }
+            Wire::Slot(n) => {
+                ctx.slots[n as usize] = host;
+                self.live_slots.push(link);
+                self.blocks[target as usize].incoming.push(link);
+            }
+            Wire::None => {}
+        }
+        host
+    }
+
+    fn unwire(&mut self, ctx: &mut Ctx, link: u32) {
+        let l = self.links[link as usize];
+        match l.wire {
+            Wire::Patch(at) => self.cache.patch(at, l.stub),
+            Wire::Slot(n) => ctx.slots[n as usize] = self.cache.address(l.stub),
+            Wire::None => {}
+        }
+    }
+
+    /// Lets indirect jumps to `target` find block `id`; returns the address of its indirect entry,
+    /// which verifies the target in T0.
+    pub fn add_indirect(
+        &mut self,
+        ctx: &mut Ctx,
+        table: usize,
+        target: u64,
+        id: u32,
+    ) -> Option<u64> {
+        let at = match self.blocks[id as usize].indirect {
+            Some(at) => at,
+            None => {
+                let at = self.make_indirect(id)?;
+                self.blocks[id as usize].indirect = Some(at);
+                at
+            }
+        };
+        let host = self.cache.address(at);
+        let index = target as u16;
+        ctx.jc[table][usize::from(index)] = host;
+        self.live_jc.push((table as u8, index));
+        Some(host)
+    }
+
+    /// Code that goes to the block when T0 is its offset, and to the slow path otherwise, without
+    /// touching flags.
+    fn make_indirect(&mut self, id: u32) -> Option<u32> {
+        let b = &self.blocks[id as usize];
+        let mut c = Code::default();
+        c.imm(T1, b.rip.wrapping_neg());
+        c.lea(true, T1, Some(T1), Some((T0, 1)), 0);
+        c.put(&[0x49, 0x87, 0xcb]); // xchg rcx, r11
+        c.jrcxz(true, 12); // over: xchg (3) + jmp gs:[] (9)
+        c.put(&[0x49, 0x87, 0xcb]);
+        c.jmp_gs(ctx::thunk(Call::Jump));
+        c.put(&[0x49, 0x87, 0xcb]);
+        let jump = c.jmp();
+        let entry = b.entry_poll;
+        let at = self.cache.push(&c.bytes)?;
+        self.cache.patch(at + jump, entry);
+        Some(at)
+    }
+
+    fn clear_jc(&mut self, ctx: &mut Ctx, table: Option<usize>) {
+        let miss = ctx.thunks[Call::Jump as usize];
+        self.live_jc.retain(|(t, index)| {
+            let drop = table.is_none_or(|x| x == usize::from(*t));
+            if drop {
+                ctx.jc[usize::from(*t)][usize::from(*index)] = miss;
+            }
+            !drop
+        });
+    }
+
+    /// The mapping of linear addresses to code changed: cross-page links and indirect jumps look
+    /// their targets up again.
+    pub fn clear_exec(&mut self, ctx: &mut Ctx) {
+        for link in std::mem::take(&mut self.live_slots) {
+            self.unwire(ctx, link);
+        }
+        self.clear_jc(ctx, None);
+    }
+
+    /// Whether some translation covers bytes of `offset .. offset + len` (RAM offsets, one page).
+    pub fn covers(&self, offset: u64, len: u64) -> bool {
+        let Some(ids) = self.by_page.get(&(offset & !0xfff)) else {
+            return false;
+        };
+        ids.iter()
+            .any(|id| self.blocks[*id as usize].overlaps(offset, len))
+    }
+
+    /// Drops translations of bytes in `offset .. offset + len` (RAM offsets, one page).
+    pub fn invalidate(&mut self, ctx: &mut Ctx, offset: u64, len: u64) -> Invalidated {
+        let page = offset & !0xfff;
+        let Some(ids) = self.by_page.get(&page) else {
+            return Invalidated::Nothing;
+        };
+        let hit: Vec<u32> = ids
+            .iter()
+            .copied()
+            .filter(|id| self.blocks[*id as usize].overlaps(offset, len))
+            .collect();
+        if hit.is_empty() {
+            return Invalidated::Nothing;
+        }
+        for id in hit {
+            self.drop_block(ctx, id);
+        }
+        if self.by_page.contains_key(&page) {
+            Invalidated::Some
+        } else {
+            Invalidated::All
+        }
+    }
+
+    fn drop_block(&mut self, ctx: &mut Ctx, id: u32) {
+        self.invalidated += 1;
+        let b = &mut self.blocks[id as usize];
+        b.valid = false;
+        let incoming = std::mem::take(&mut b.incoming);
+        let (key, pages, rip, indirect) = (b.key, b.pages, b.rip, b.indirect.take());
+        for link in incoming {
+            self.unwire(ctx, link);
+        }
+        if let Some(at) = indirect {
+            let host = self.cache.address(at);
+            let miss = ctx.thunks[Call::Jump as usize];
+            for table in &mut ctx.jc {
+                let e = &mut table[usize::from(rip as u16)];
+                if *e == host {
+                    *e = miss;
+                }
+            }
+        }
+        if self.by_key.get(&key) == Some(&id) {
+            self.by_key.remove(&key);
+        }
+        for page in pages {
+            if let Some(list) = self.by_page.get_mut(&page) {
+                list.retain(|x| *x != id);
+                if list.is_empty() {
+                    self.by_page.remove(&page);
+                }
+            }
+        }
+    }
+
+    /// Offset in CS of the instruction that the host executes at cache offset `at`.
+    pub fn guest_rip(&self, at: u32) -> Option<u64> {
+        let n = self.blocks.partition_point(|b| b.start <= at);
+        let b = self.blocks[..n].last().filter(|b| at < b.end)?;
+        let m = b.map.partition_point(|(host, _)| *host <= at);
+        let (_, delta) = b.map[..m].last()?;
+        Some(b.rip + u64::from(*delta))
+    }
+}
+
+impl Block {
+    fn overlaps(&self, offset: u64, len: u64) -> bool {
+        self.spans
+            .iter()
+            .any(|(start, end)| *start < offset + len && offset < *end)
+    }
+}

@@ -1,0 +1,126 @@
+//! The code cache: memory mapped twice, once to write and once to execute.
+#![allow(unsafe_code)] // two mappings, and writes into them
+
+use rustix::mm::{MapFlags, ProtFlags};
+
+use crate::Error;
+
+/// A bump-allocated arena for translations. Offsets name places in it.
+pub struct Cache {
+    write: *mut u8,
+    exec: *mut u8,
+    size: usize,
+    used: usize,
+}
+
+// SAFETY: the mappings belong to the value; a vCPU's thread is its only user.
+unsafe impl Send for Cache {}
+
+impl Cache {
+    /// Maps an arena of `size` bytes (a multiple of the page size).
+    pub fn new(size: usize) -> Result<Self, Error> {
+        let host = |e: rustix::io::Errno| Error::CodeCache(e.into());
+        let fd = rustix::fs::memfd_create("oxbox-code", rustix::fs::MemfdFlags::CLOEXEC)
+            .map_err(host)?;
+        rustix::fs::ftruncate(&fd, size as u64).map_err(host)?;
+        let map = |prot| {
+            // SAFETY: a fresh shared mapping of our own descriptor at an address the kernel picks.
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, prot, MapFlags::SHARED, &fd, 0) }
+        };
+        let write: *mut u8 = map(ProtFlags::READ | ProtFlags::WRITE)
+            .map_err(host)?
+            .cast();
+        let exec = match map(ProtFlags::READ | ProtFlags::EXEC) {
+            Ok(p) => p.cast(),
+            Err(e) => {
+                // SAFETY: unmaps what was mapped above; nothing points into it.
+                let _ = unsafe { rustix::mm::munmap(write.cast(), size) };
+                return Err(host(e));
+            }
+        };
+        Ok(Self {
+            write,
+            exec,
+            size,
+            used: 0,
+        })
+    }
+
+    /// Bytes left.
+    pub fn left(&self) -> usize {
+        self.size - self.used
+    }
+
+    /// Bytes used.
+    pub fn used(&self) -> usize {
+        self.used
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.used = 0;
+    }
+
+    /// Appends code at a multiple of 16 and returns its offset; `None` when it does not fit.
+    pub fn push(&mut self, code: &[u8]) -> Option<u32> {
+        let at = self.used.next_multiple_of(16);
+        if at.checked_add(code.len())? > self.size {
+            return None;
+        }
+        // SAFETY: `at .. at + len` lies inside the writable mapping.
+        unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), self.write.add(at), code.len()) };
+        self.used = at + code.len();
+        Some(at as u32)
+    }
+
+    /// A copy of code already there.
+    pub fn copy(&self, from: u32, to: u32) -> Vec<u8> {
+        assert!(
+            from <= to && to as usize <= self.used,
+            "code range {from:#x}..{to:#x}"
+        );
+        // SAFETY: the range was checked and holds initialised bytes.
+        unsafe {
+            std::slice::from_raw_parts(self.write.add(from as usize), (to - from) as usize).to_vec()
+        }
+    }
+
+    /// Points the 32-bit displacement at `at` (the last four bytes of a jump) to `target`.
+    pub fn patch(&mut self, at: u32, target: u32) {
+        assert!(at as usize + 4 <= self.used, "patch at {at:#x}");
+        let rel = (i64::from(target) - i64::from(at) - 4) as i32;
+        // SAFETY: inside the mapping; the one thread that executes this cache is the caller, so no
+        // one executes the bytes while they change.
+        unsafe {
+            self.write
+                .add(at as usize)
+                .cast::<i32>()
+                .write_unaligned(rel)
+        };
+    }
+
+    /// Address at which the code at `offset` executes.
+    pub fn address(&self, offset: u32) -> u64 {
+        self.exec as u64 + u64::from(offset)
+    }
+
+    /// The offset that executes at `address`, if it is in the arena.
+    pub fn offset(&self, address: u64) -> Option<u32> {
+        let at = address.checked_sub(self.exec as u64)?;
+        (at < self.used as u64).then_some(at as u32)
+    }
+
+    /// Address range in which code executes.
+    pub fn range(&self) -> std::ops::Range<u64> {
+        self.exec as u64..self.exec as u64 + self.size as u64
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        for map in [self.write, self.exec] {
+            // SAFETY: unmaps what `new` mapped; translations are not executing (the owner drops).
+            let _ = unsafe { rustix::mm::munmap(map.cast(), self.size) };
+        }
+    }
+}

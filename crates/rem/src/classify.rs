@@ -1,0 +1,425 @@
+//! What the translator does with an instruction, by what it is.
+
+use cpu::Exception;
+use iced_x86::{Code as Op, CpuidFeature as F, Instruction, Mnemonic as M, OpKind, Register};
+
+use crate::mode::Mode;
+
+/// How an instruction is translated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Re-emitted; an explicit memory operand is translated.
+    Copy,
+    /// Does nothing a guest can see (prefetch, cache-line hints, endbr).
+    Nothing,
+    /// Executed by `sys::execute`; the block goes on.
+    Exec,
+    /// Executed by `sys::execute`; the block ends.
+    ExecEnd,
+    /// Like `Exec`, on the FPU image.
+    ExecFpu,
+    /// Raises an exception when reached.
+    Raise(Exception),
+    /// Near direct jump.
+    Jmp,
+    /// Conditional jump.
+    Jcc,
+    /// LOOP, LOOPE, LOOPNE, JCXZ.
+    Loop,
+    /// Near indirect jump.
+    JmpIndirect,
+    /// Near direct call.
+    Call,
+    /// Near indirect call.
+    CallIndirect,
+    /// Near return.
+    Ret,
+    /// PUSH of a register, immediate or memory.
+    Push,
+    /// POP to a general register.
+    Pop,
+    /// LEAVE.
+    Leave,
+    /// LEA.
+    Lea,
+    /// BT, BTS, BTR, BTC with a register bit offset into memory.
+    BitString,
+    /// MASKMOVQ, MASKMOVDQU: implicit destination.
+    MaskMov,
+}
+
+/// What of the floating-point unit an instruction needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fp {
+    None,
+    X87,
+    Mmx,
+    Sse,
+    Avx,
+}
+
+/// Decides for `insn` in `mode`.
+pub fn classify(insn: &Instruction, mode: &Mode) -> Kind {
+    use Kind::*;
+    if insn.is_invalid() {
+        return Raise(Exception::ud());
+    }
+    if let Some(e) = unavailable(insn, mode) {
+        return Raise(e);
+    }
+    match insn.mnemonic() {
+        M::Jmp => match insn.op0_kind() {
+            OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => Jmp,
+            _ if far(insn) => ExecEnd,
+            _ => JmpIndirect,
+        },
+        M::Call => match insn.op0_kind() {
+            OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => Call,
+            _ if far(insn) => ExecEnd,
+            _ => CallIndirect,
+        },
+        M::Ret => Ret,
+        M::Loop | M::Loope | M::Loopne | M::Jcxz | M::Jecxz | M::Jrcxz => Loop,
+        _ if insn.is_jcc_short_or_near() => Jcc,
+        M::Push => match insn.op0_kind() {
+            OpKind::Register if insn.op0_register().is_segment_register() => Exec,
+            _ => Push,
+        },
+        M::Pop => match insn.op0_kind() {
+            OpKind::Register if insn.op0_register().is_segment_register() => ExecEnd,
+            OpKind::Register => Pop,
+            _ => Exec,
+        },
+        M::Leave => Leave,
+        M::Lea => Lea,
+        M::Mov if (0..2).any(|i| special_register(insn.op_register(i))) => {
+            let reading_segment =
+                insn.op_kind(1) == OpKind::Register && insn.op_register(1).is_segment_register();
+            if reading_segment { Exec } else { ExecEnd }
+        }
+        M::Bt | M::Bts | M::Btr | M::Btc
+            if insn.op0_kind() == OpKind::Memory && insn.op1_kind() == OpKind::Register =>
+        {
+            BitString
+        }
+        M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu => MaskMov,
+        // Hints, and fences that the host runs itself below.
+        M::Prefetch
+        | M::Prefetchnta
+        | M::Prefetcht0
+        | M::Prefetcht1
+        | M::Prefetcht2
+        | M::Prefetchw
+        | M::Prefetchwt1
+        | M::Clflush
+        | M::Clflushopt
+        | M::Clwb
+        | M::Cldemote
+        | M::Nop
+        | M::Reservednop
+        | M::Endbr32
+        | M::Endbr64
+        | M::Pause => Nothing,
+        M::Movsb
+        | M::Movsw
+        | M::Movsq
+        | M::Stosb
+        | M::Stosw
+        | M::Stosd
+        | M::Stosq
+        | M::Lodsb
+        | M::Lodsw
+        | M::Lodsd
+        | M::Lodsq
+        | M::Scasb
+        | M::Scasw
+        | M::Scasd
+        | M::Scasq
+        | M::Cmpsb
+        | M::Cmpsw
+        | M::Cmpsq
+        | M::Insb
+        | M::Insw
+        | M::Insd
+        | M::Outsb
+        | M::Outsw
+        | M::Outsd => Exec,
+        M::Movsd | M::Cmpsd if string(insn) => Exec,
+        M::In
+        | M::Out
+        | M::Cpuid
+        | M::Rdtsc
+        | M::Rdtscp
+        | M::Rdpmc
+        | M::Pushf
+        | M::Pushfd
+        | M::Pushfq
+        | M::Sgdt
+        | M::Sidt
+        | M::Sldt
+        | M::Str
+        | M::Smsw
+        | M::Lar
+        | M::Lsl
+        | M::Verr
+        | M::Verw
+        | M::Arpl
+        | M::Bound
+        | M::Pusha
+        | M::Pushad
+        | M::Popa
+        | M::Popad
+        | M::Enter
+        | M::Xlatb
+        | M::Aaa
+        | M::Aas
+        | M::Aam
+        | M::Aad
+        | M::Daa
+        | M::Das
+        | M::Salc
+        | M::Rdmsr
+        | M::Cli
+        | M::Swapgs
+        | M::Rdfsbase
+        | M::Rdgsbase
+        | M::Wrfsbase
+        | M::Wrgsbase
+        | M::Xgetbv
+        | M::Cld
+        | M::Std
+        | M::Lgdt
+        | M::Lidt
+        | M::Invd
+        | M::Wbinvd
+        | M::Monitor
+        | M::Clts => {
+            if insn.mnemonic() == M::Clts {
+                ExecEnd
+            } else {
+                Exec
+            }
+        }
+        M::Lds
+        | M::Les
+        | M::Lfs
+        | M::Lgs
+        | M::Lss
+        | M::Lldt
+        | M::Ltr
+        | M::Lmsw
+        | M::Iret
+        | M::Iretd
+        | M::Iretq
+        | M::Retf
+        | M::Int
+        | M::Int1
+        | M::Int3
+        | M::Into
+        | M::Syscall
+        | M::Sysret
+        | M::Sysretq
+        | M::Sysenter
+        | M::Sysexit
+        | M::Sysexitq
+        | M::Sti
+        | M::Popf
+        | M::Popfd
+        | M::Popfq
+        | M::Hlt
+        | M::Mwait
+        | M::Invlpg
+        | M::Invpcid
+        | M::Wrmsr
+        | M::Xsetbv
+        | M::Stac
+        | M::Clac
+        | M::Rsm => ExecEnd,
+        M::Fxsave
+        | M::Fxsave64
+        | M::Fxrstor
+        | M::Fxrstor64
+        | M::Xsave
+        | M::Xsave64
+        | M::Xsaveopt
+        | M::Xsaveopt64
+        | M::Xrstor
+        | M::Xrstor64
+        | M::Fnsave
+        | M::Fsave
+        | M::Frstor
+        | M::Fnstenv
+        | M::Fstenv
+        | M::Fldenv => ExecFpu,
+        M::Ud0 | M::Ud1 | M::Ud2 | M::Vmcall | M::Vmmcall => Raise(Exception::ud()),
+        _ if insn.is_string_instruction() => Exec,
+        _ if insn.is_privileged() => ExecEnd,
+        _ => Copy,
+    }
+}
+
+fn far(insn: &Instruction) -> bool {
+    matches!(insn.op0_kind(), OpKind::FarBranch16 | OpKind::FarBranch32)
+        || insn.is_jmp_far_indirect()
+        || insn.is_call_far_indirect()
+}
+
+/// The string forms of MOVSD and CMPSD (their SSE namesakes have a vector register).
+fn string(insn: &Instruction) -> bool {
+    matches!(insn.code(), Op::Movsd_m32_m32 | Op::Cmpsd_m32_m32)
+}
+
+fn special_register(r: Register) -> bool {
+    r.is_segment_register() || r.is_cr() || r.is_dr() || r.is_tr()
+}
+
+/// The exception that keeps `insn` from executing in `mode`, if one does.
+fn unavailable(insn: &Instruction, mode: &Mode) -> Option<Exception> {
+    let fp = requirement(insn)?;
+    let nm = Exception::new(cpu::Vector::Nm);
+    match fp {
+        Fp::None => None,
+        Fp::X87 if insn.mnemonic() == M::Wait => mode.wait_traps().then_some(nm),
+        Fp::X87 => (mode.em() || mode.ts()).then_some(nm),
+        Fp::Mmx if mode.em() => Some(Exception::ud()),
+        Fp::Sse if mode.em() || !mode.osfxsr() => Some(Exception::ud()),
+        Fp::Avx if !mode.avx() => Some(Exception::ud()),
+        _ => mode.ts().then_some(nm),
+    }
+}
+
+/// What `insn` needs; `Some(None)` for ordinary ones, `None` when it needs nothing to be checked.
+fn requirement(insn: &Instruction) -> Option<Fp> {
+    let features = insn.cpuid_features();
+    let mut fp = Fp::None;
+    for f in features {
+        fp = match f {
+            F::FPU | F::FPU287 | F::FPU387 | F::FPU287XL_ONLY | F::FPU387SL_ONLY | F::FXSR => {
+                Fp::X87
+            }
+            F::MMX => Fp::Mmx,
+            F::SSE
+            | F::SSE2
+            | F::SSE3
+            | F::SSSE3
+            | F::SSE4_1
+            | F::SSE4_2
+            | F::AES
+            | F::PCLMULQDQ
+            | F::SHA => Fp::Sse,
+            F::AVX | F::AVX2 | F::FMA | F::F16C => Fp::Avx,
+            _ => continue,
+        };
+        if fp == Fp::Avx {
+            break;
+        }
+    }
+    // Members of these sets that touch no register of the unit.
+    match insn.mnemonic() {
+        M::Prefetchnta
+        | M::Prefetcht0
+        | M::Prefetcht1
+        | M::Prefetcht2
+        | M::Prefetchw
+        | M::Sfence
+        | M::Lfence
+        | M::Mfence
+        | M::Pause
+        | M::Movnti
+        | M::Clflush
+        | M::Crc32
+        | M::Popcnt
+        | M::Xgetbv
+        | M::Xsetbv
+        | M::Monitor
+        | M::Mwait => return None,
+        _ => {}
+    }
+    let mmx_operand = (0..insn.op_count()).any(|i| insn.op_register(i).is_mm());
+    if fp == Fp::Sse && mmx_operand && !(0..insn.op_count()).any(|i| insn.op_register(i).is_xmm()) {
+        fp = Fp::Mmx;
+    }
+    (fp != Fp::None).then_some(fp)
+}
+
+/// Whether the instruction belongs to no set the guest is shown: it raises #UD even where the host
+/// has it. (Sets that are shown only on hosts that have them need no check: the host raises #UD.)
+pub fn hidden(insn: &Instruction) -> bool {
+    static TABLE: std::sync::OnceLock<Vec<bool>> = std::sync::OnceLock::new();
+    let table = TABLE.get_or_init(|| {
+        Op::values()
+            .map(|c| !c.cpuid_features().iter().all(|f| shown(*f)))
+            .collect()
+    });
+    table[insn.code() as usize]
+}
+
+fn shown(f: F) -> bool {
+    matches!(
+        f,
+        F::INTEL8086
+            | F::INTEL8086_ONLY
+            | F::INTEL186
+            | F::INTEL286
+            | F::INTEL286_ONLY
+            | F::INTEL386
+            | F::INTEL386_ONLY
+            | F::INTEL486
+            | F::FPU
+            | F::FPU287
+            | F::FPU287XL_ONLY
+            | F::FPU387
+            | F::FPU387SL_ONLY
+            | F::ADX
+            | F::AES
+            | F::AVX
+            | F::AVX2
+            | F::BMI1
+            | F::BMI2
+            | F::CET_IBT
+            | F::CLDEMOTE
+            | F::CLFLUSHOPT
+            | F::CLFSH
+            | F::CLWB
+            | F::CMOV
+            | F::CMPXCHG16B
+            | F::CPUID
+            | F::CX8
+            | F::F16C
+            | F::FMA
+            | F::FSGSBASE
+            | F::FXSR
+            | F::INVPCID
+            | F::LZCNT
+            | F::MMX
+            | F::MONITOR
+            | F::MOVBE
+            | F::MSR
+            | F::MULTIBYTENOP
+            | F::PAUSE
+            | F::PCLMULQDQ
+            | F::POPCNT
+            | F::PREFETCHW
+            | F::PREFETCHWT1
+            | F::RDPMC
+            | F::RDRAND
+            | F::RDSEED
+            | F::RDTSCP
+            | F::SEP
+            | F::SHA
+            | F::SMAP
+            | F::SMM
+            | F::SSE
+            | F::SSE2
+            | F::SSE3
+            | F::SSE4_1
+            | F::SSE4_2
+            | F::SSSE3
+            | F::SYSCALL
+            | F::TSC
+            | F::X64
+            | F::XSAVE
+            | F::XSAVEOPT
+            | F::UDBG
+    )
+}

@@ -1,0 +1,405 @@
+//! The Rust side of one vCPU's engine: finding and making translations, delivering events.
+
+use std::sync::Arc;
+
+use cpu::bits::rflags;
+use cpu::{Bus, Exception, Exit, Fault, RunState, Signals, Vector, signal};
+use parking_lot::Mutex;
+use pgm::{PageFlags, PhysMap};
+
+use crate::Error;
+use crate::blocks::{Blocks, Invalidated};
+use crate::ctx::Ctx;
+use crate::mode::{Mode, fast_limits};
+use crate::sys::{self, Event, Flush, Sys};
+use crate::thunks;
+use crate::tlb::{Linear, Mmu, Place};
+use crate::translate::{self, Input};
+
+/// Longest instruction.
+const MAX_INSN: usize = 15;
+
+/// Counters for `debugvm statistics`.
+#[derive(Default)]
+pub struct Stats {
+    /// Calls from translated code, by kind.
+    pub calls: [u64; crate::ctx::CALLS],
+    /// Times the next block was looked up.
+    pub dispatches: u64,
+    /// Exceptions delivered.
+    pub exceptions: u64,
+    /// Interrupts delivered.
+    pub interrupts: u64,
+    /// TLB flushes of any kind.
+    pub flushes: u64,
+}
+
+/// See the module.
+pub struct Core {
+    /// Index of the vCPU.
+    pub cpu: usize,
+    /// The machine.
+    pub bus: Arc<dyn Bus>,
+    /// Signals to this vCPU.
+    pub signals: Arc<Signals>,
+    /// Linear memory.
+    pub mmu: Mmu,
+    /// Translations.
+    pub blocks: Blocks,
+    /// Writes to code pages by others: RAM offset, bytes.
+    pub queue: Arc<Mutex<Vec<(u64, u64)>>>,
+    /// Mode of the code that runs.
+    pub mode: Mode,
+    mode_id: u32,
+    /// Its table for indirect jumps.
+    pub jc_table: usize,
+    /// Why to leave, once decided.
+    pub exit: Option<Exit>,
+    /// The instruction that runs was started with TF set.
+    pub step: bool,
+    /// Pieces of the access in the bounce buffer: place, bytes.
+    pub bounce: Vec<(Place, usize)>,
+    /// Counters.
+    pub stats: Stats,
+}
+
+impl Core {
+    /// For vCPU `cpu`.
+    pub fn new(
+        cpu: usize,
+        phys: Arc<PhysMap>,
+        bus: Arc<dyn Bus>,
+        cache: usize,
+    ) -> Result<Self, Error> {
+        let signals = bus.signals(cpu).clone();
+        Ok(Self {
+            cpu,
+            bus,
+            signals,
+            mmu: Mmu::new(cpu, phys),
+            blocks: Blocks::new(cache)?,
+            queue: Arc::default(),
+            mode: Mode::of(&cpu::State::reset(0)),
+            mode_id: 0,
+            jc_table: 0,
+            exit: None,
+            step: false,
+            bounce: Vec::new(),
+            stats: Stats::default(),
+        })
+    }
+
+    /// Runs `f` on the machine as single-instruction helpers see it, then does the flushes it asks
+    /// for and forgets translations it overwrote.
+    pub fn with_sys<R>(&mut self, ctx: &mut Ctx, f: impl FnOnce(&mut Sys<'_>) -> R) -> R {
+        self.mmu.sync(&ctx.state);
+        let mut linear = Linear {
+            tables: &mut ctx.tlb,
+            mmu: &mut self.mmu,
+        };
+        let mut sys = Sys {
+            state: &mut ctx.state,
+            mem: &mut linear,
+            bus: self.bus.as_ref(),
+            cpu: self.cpu,
+            flush: Flush::None,
+        };
+        let result = f(&mut sys);
+        let flush = sys.flush;
+        self.mmu.sync(&ctx.state);
+        self.flush(ctx, flush);
+        self.forget_written(ctx);
+        result
+    }
+
+    /// Drops TLB entries and what depends on them.
+    pub fn flush(&mut self, ctx: &mut Ctx, flush: Flush) {
+        match flush {
+            Flush::None => return,
+            Flush::Page(linear) => self.mmu.flush_page(&mut ctx.tlb, linear),
+            Flush::NonGlobal => self.mmu.flush_local(&mut ctx.tlb),
+            Flush::All => self.mmu.flush_all(&mut ctx.tlb),
+        }
+        self.stats.flushes += 1;
+        self.blocks.clear_exec(ctx);
+    }
+
+    /// Drops translations of code that helpers or this vCPU's stores wrote. True if there were any.
+    pub fn forget_written(&mut self, ctx: &mut Ctx) -> bool {
+        if self.mmu.code_writes.is_empty() {
+            return false;
+        }
+        let writes = std::mem::take(&mut self.mmu.code_writes);
+        let mut any = false;
+        for (offset, len) in writes {
+            any |= self.forget(ctx, offset, len);
+        }
+        any
+    }
+
+    fn forget(&mut self, ctx: &mut Ctx, offset: u64, len: u64) -> bool {
+        match self.blocks.invalidate(ctx, offset, len) {
+            Invalidated::Nothing => {
+                return false;
+            }
+            Invalidated::Some => {}
+            Invalidated::All => {
+                let flags = self.mmu.ram().flags(offset);
+                flags.fetch_and(!PageFlags::CODE, std::sync::atomic::Ordering::SeqCst);
+            }
+        }
+        true
+    }
+
+    /// Raises `e` for the instruction at `rip`.
+    pub fn raise(&mut self, ctx: &mut Ctx, e: Exception, rip: u64) {
+        self.stats.exceptions += 1;
+        self.step = false;
+        ctx.state.rip = rip;
+        self.deliver(ctx, Event::Exception(e));
+    }
+
+    fn deliver(&mut self, ctx: &mut Ctx, event: Event) {
+        ctx.state.run = RunState::Running;
+        if self.with_sys(ctx, |sys| sys::deliver(sys, event)).is_err() {
+            ctx.state.run = RunState::Shutdown;
+            self.exit = Some(Exit::TripleFault);
+        }
+    }
+
+    /// Signals and pending interrupts, at an instruction boundary. False: leave translated code.
+    fn attend(&mut self, ctx: &mut Ctx) -> bool {
+        *ctx.poll.get_mut() = 0;
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        let bits = self.signals.get();
+        if bits == 0 {
+            return true;
+        }
+        self.attend_memory(ctx);
+        if bits & signal::LEAVE != 0 {
+            self.exit = Some(Exit::Signalled);
+            return false;
+        }
+        if bits & signal::SMI != 0 {
+            // No SMM: the chipset tells firmware that there is none to be used.
+            self.signals.take(signal::SMI);
+        }
+        if ctx.state.shadow {
+            return true;
+        }
+        if bits & signal::NMI != 0 && !ctx.state.nmi_blocked {
+            self.signals.take(signal::NMI);
+            self.deliver(ctx, Event::Nmi);
+        } else if bits & signal::INTR != 0 && ctx.state.rflags & rflags::IF != 0 {
+            match self.bus.interrupt_acknowledge(self.cpu) {
+                Some(vector) => {
+                    self.stats.interrupts += 1;
+                    self.deliver(ctx, Event::External(vector));
+                }
+                None => {
+                    self.signals.take(signal::INTR);
+                }
+            }
+        }
+        self.exit.is_none()
+    }
+
+    /// Flushes and code writes that others asked for.
+    pub fn attend_memory(&mut self, ctx: &mut Ctx) {
+        let bits = self.signals.take(signal::FLUSH | signal::CODE);
+        if bits & signal::FLUSH != 0 {
+            self.flush(ctx, Flush::All);
+        }
+        if bits & signal::CODE != 0 {
+            let writes = std::mem::take(&mut *self.queue.lock());
+            for (offset, len) in writes {
+                self.forget(ctx, offset, len);
+            }
+        }
+    }
+
+    /// Finds where to go on from `ctx.state`: the host address of a translation, or of the way out
+    /// with [`Core::exit`] set.
+    pub fn dispatch(&mut self, ctx: &mut Ctx) -> u64 {
+        self.stats.dispatches += 1;
+        let host = loop {
+            if self.exit.is_some() {
+                break thunks::exit_address();
+            }
+            if std::mem::take(&mut self.step) {
+                // DR6.BS.
+                let e = Exception {
+                    vector: Vector::Db,
+                    code: 0,
+                    address: 1 << 14,
+                };
+                let rip = ctx.state.rip;
+                self.raise(ctx, e, rip);
+                continue;
+            }
+            if !self.attend(ctx) {
+                continue;
+            }
+            if ctx.state.run != RunState::Running {
+                self.exit = Some(Exit::Halted);
+                continue;
+            }
+            let shadow = std::mem::take(&mut ctx.state.shadow);
+            self.enter_mode(ctx, shadow);
+            match self.block_at(ctx, ctx.state.rip) {
+                Ok(Some(block)) => {
+                    self.step = ctx.state.rflags & rflags::TF != 0;
+                    break self.blocks.entry(block, false);
+                }
+                Ok(None) => {}
+                Err(e) => {
+                    let rip = ctx.state.rip;
+                    self.raise(ctx, e, rip);
+                }
+            }
+        };
+        ctx.hflags = ctx.state.rflags;
+        host
+    }
+
+    /// Makes the mode of `ctx.state` the current one.
+    fn enter_mode(&mut self, ctx: &mut Ctx, single: bool) {
+        let mut mode = Mode::of(&ctx.state);
+        if single {
+            mode = mode.single();
+        }
+        self.mmu.sync(&ctx.state);
+        for seg in 0..6 {
+            (ctx.limit_read[seg], ctx.limit_write[seg]) = fast_limits(&ctx.state, seg);
+        }
+        self.mode = mode;
+        (self.mode_id, self.jc_table) = self.blocks.mode_id(ctx, &mode);
+    }
+
+    /// The translation for offset `rip` in the current mode, made if missing. `None`: something
+    /// changed (an exit was set), look again.
+    ///
+    /// # Errors
+    /// What the instruction fetch raises.
+    pub fn block_at(&mut self, ctx: &mut Ctx, rip: u64) -> Fault<Option<u32>> {
+        let linear = self.mode.linear(rip);
+        if self.mode.code64() && !sys::canonical(linear) || rip > self.mode.cs_limit {
+            return Err(Exception::gp(0));
+        }
+        let (place, _global) = self.mmu.fetch(linear)?;
+        let Place::Ram(offset) = place else {
+            self.exit = Some(Exit::EngineSwitch(format!(
+                "the guest executes at {linear:#x}, where there is no memory"
+            )));
+            return Ok(None);
+        };
+        let key = (offset, rip, self.mode_id);
+        if let Some(id) = self.blocks.find(key) {
+            match self.blocks.second_page(id) {
+                None => return Ok(Some(id)),
+                Some(page) => {
+                    let next = (linear & !0xfff).wrapping_add(0x1000);
+                    if matches!(self.mmu.fetch(next)?.0, Place::Ram(o) if o & !0xfff == page) {
+                        return Ok(Some(id));
+                    }
+                }
+            }
+        }
+        self.translate(ctx, rip, linear, offset)
+    }
+
+    fn translate(
+        &mut self,
+        ctx: &mut Ctx,
+        rip: u64,
+        linear: u64,
+        offset: u64,
+    ) -> Fault<Option<u32>> {
+        if !self.blocks.has_room() {
+            self.forget_all(ctx);
+            self.enter_mode_again(ctx);
+        }
+        let in_page = (0x1000 - (linear & 0xfff)) as usize;
+        let mut bytes = vec![0; in_page + MAX_INSN];
+        // The flag goes up before the bytes are read: a write after that is reported.
+        self.mark_code(ctx, offset & !0xfff);
+        self.mmu.ram().read(offset, &mut bytes[..in_page]);
+        let next = self
+            .mode
+            .linear(rip.wrapping_add(in_page as u64) & self.mode.ip_mask());
+        let second = match self.mmu.fetch(next) {
+            Ok((Place::Ram(o), _)) => {
+                self.mmu.ram().read(o, &mut bytes[in_page..]);
+                Some(o)
+            }
+            Ok(_) => {
+                bytes[in_page..].fill(0xff);
+                None
+            }
+            Err(e) => {
+                bytes.truncate(in_page);
+                if needs_more(&bytes, rip, &self.mode) {
+                    return Err(e);
+                }
+                None
+            }
+        };
+        let input = Input {
+            mode: self.mode,
+            rip,
+            bytes: &bytes,
+            in_page,
+            jc_table: self.jc_table,
+        };
+        let next_slot = self.blocks.next_slot();
+        let t = translate::translate(&input, &mut || Blocks::take_slot(next_slot));
+        let len = t.guest_len as u64;
+        let first = len.min(in_page as u64);
+        let mut spans = [(offset, offset + first), (0, 0)];
+        if len > first
+            && let Some(o) = second
+        {
+            spans[1] = (o, o + (len - first));
+            self.mark_code(ctx, o & !0xfff);
+        }
+        let key = (offset, rip, self.mode_id);
+        match self.blocks.add(ctx, key, t, spans) {
+            Ok(id) => Ok(Some(id)),
+            Err(e) => {
+                self.exit = Some(Exit::Fatal(e.to_string()));
+                Ok(None)
+            }
+        }
+    }
+
+    fn enter_mode_again(&mut self, ctx: &mut Ctx) {
+        let mode = self.mode;
+        (self.mode_id, self.jc_table) = self.blocks.mode_id(ctx, &mode);
+    }
+
+    /// From now on, writes to the page at RAM offset `page` are reported.
+    fn mark_code(&mut self, ctx: &mut Ctx, page: u64) {
+        let flags = self.mmu.ram().flags(page);
+        let old = flags.fetch_or(PageFlags::CODE, std::sync::atomic::Ordering::SeqCst);
+        if old & PageFlags::CODE == 0 {
+            self.mmu.flush_writes(&mut ctx.tlb, page);
+        }
+    }
+
+    /// Throws all translations away.
+    pub fn forget_all(&mut self, ctx: &mut Ctx) {
+        for page in self.blocks.pages() {
+            let flags = self.mmu.ram().flags(page);
+            flags.fetch_and(!PageFlags::CODE, std::sync::atomic::Ordering::SeqCst);
+        }
+        self.blocks.clear(ctx);
+    }
+}
+
+/// Whether the first instruction of `bytes` does not end in them.
+fn needs_more(bytes: &[u8], rip: u64, mode: &Mode) -> bool {
+    use iced_x86::{Decoder, DecoderError, DecoderOptions};
+    let mut d = Decoder::with_ip(mode.bitness(), bytes, rip, DecoderOptions::NONE);
+    let insn = d.decode();
+    insn.is_invalid() && d.last_error() == DecoderError::NoMoreBytes
+}

@@ -1,0 +1,181 @@
+//! What translated code sees: one [`Ctx`] per vCPU, addressed through the host's GS segment.
+//!
+//! Guest registers RAX to R9 and R12 to R15 live in the host registers of the same names while
+//! translated code runs; R10 and R11 live in [`Ctx::state`], because the host's R10 and R11 are the
+//! translator's scratch registers. The arithmetic flags live in the host's flags.
+
+use std::mem::offset_of;
+use std::sync::atomic::AtomicU32;
+
+use cpu::State;
+
+use crate::core::Core;
+
+/// Entries of one software TLB table, a power of two.
+pub const TLB_SIZE: usize = 4096;
+/// Privilege classes with tables of their own.
+pub const CLASSES: usize = 3;
+/// Cross-page links that may exist at once.
+pub const SLOTS: usize = 1 << 16;
+/// Entries of one table for indirect jumps, indexed by the low 16 bits of the target.
+pub const JC_SIZE: usize = 1 << 16;
+/// Tables for indirect jumps; modes share them by turns.
+pub const JC_TABLES: usize = 4;
+/// Bytes of the bounce buffer: the largest access (64) at any offset below 64.
+pub const BOUNCE: usize = 128;
+
+/// Privilege class of memory accesses: which page permissions apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Class {
+    /// Supervisor.
+    Kernel = 0,
+    /// Supervisor with EFLAGS.AC set: may touch user pages under SMAP.
+    KernelOpen = 1,
+    /// User.
+    User = 2,
+}
+
+/// One entry: the linear page it is for and where the host has that page. An empty entry's tag is
+/// a page that has another index, so it never matches.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct TlbEntry {
+    /// Linear address of the page.
+    pub tag: u64,
+    /// Host address of the page.
+    pub host: u64,
+}
+
+/// Kinds of calls from translated code into Rust.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Call {
+    /// Memory access that missed the TLB; `arg` is a site.
+    Mem = 0,
+    /// Segment limit check that failed; `arg` is a site.
+    Seg = 1,
+    /// A store that went to the bounce buffer is done; `arg` is a site.
+    Store = 2,
+    /// One instruction executed by a helper; `arg` is an exec site.
+    Exec = 3,
+    /// A direct jump not linked yet; `arg` is a link.
+    Link = 4,
+    /// An indirect jump that missed; the target is in T0.
+    Jump = 5,
+    /// The poll word was set; `arg` is a block.
+    Poll = 6,
+    /// A host fault inside translated code; T1 is the host address, T0 the trap number.
+    Fault = 7,
+}
+
+/// Number of [`Call`] kinds.
+pub const CALLS: usize = 8;
+
+/// Everything translated code reaches, at fixed offsets from GS.
+#[repr(C, align(4096))]
+pub struct Ctx {
+    /// Address of this value.
+    pub this: u64,
+    /// Host stack of the thread inside `run`.
+    pub host_rsp: u64,
+    /// Nonzero: leave translated code at the next poll.
+    pub poll: AtomicU32,
+    /// Argument of the call under way.
+    pub arg: u32,
+    /// Scratch registers at the call; R10 on return.
+    pub t0: u64,
+    /// See `t0`.
+    pub t1: u64,
+    /// Host flags at the call, and those set on return.
+    pub hflags: u64,
+    /// Arithmetic flags set aside by a memory access: AL is OF, AH the rest (LAHF).
+    pub flagsave: u64,
+    /// Temporaries of instruction sequences.
+    pub tmp: [u64; 4],
+    /// Addresses of the thunks, by [`Call`].
+    pub thunks: [u64; CALLS],
+    /// Signed limits for fast checks of readable segments: last valid offset, or -1 for "always
+    /// ask".
+    pub limit_read: [i64; 6],
+    /// The same for writable segments.
+    pub limit_write: [i64; 6],
+    /// The engine's Rust side.
+    pub core: *mut Core,
+    /// Whether the host has AVX (thunks save 256-bit registers).
+    pub avx: u32,
+    /// Vector registers at the call.
+    pub ymm: [[u8; 32]; 16],
+    /// Data of accesses that are no plain memory.
+    pub bounce: Bounce,
+    /// The guest's state; general registers are current only inside calls.
+    pub state: State,
+    /// Software TLBs: class, read (0) or write (1), entry.
+    pub tlb: [[[TlbEntry; TLB_SIZE]; 2]; CLASSES],
+    /// Targets of cross-page links.
+    pub slots: [u64; SLOTS],
+    /// Targets of indirect jumps.
+    pub jc: [[u64; JC_SIZE]; JC_TABLES],
+}
+
+/// The bounce buffer, aligned so that an access can keep its alignment.
+#[repr(C, align(64))]
+pub struct Bounce(pub [u8; BOUNCE]);
+
+/// Offset of guest register `n`.
+pub const fn gpr(n: usize) -> i32 {
+    (offset_of!(Ctx, state) + offset_of!(State, gpr) + 8 * n) as i32
+}
+
+/// Offset of segment `seg`'s base.
+pub const fn seg_base(seg: usize) -> i32 {
+    (offset_of!(Ctx, state)
+        + offset_of!(State, seg)
+        + size_of::<cpu::SegReg>() * seg
+        + offset_of!(cpu::SegReg, base)) as i32
+}
+
+/// Offset of segment `seg`'s fast limit.
+pub const fn seg_limit(seg: usize, write: bool) -> i32 {
+    let array = if write {
+        offset_of!(Ctx, limit_write)
+    } else {
+        offset_of!(Ctx, limit_read)
+    };
+    (array + 8 * seg) as i32
+}
+
+/// Offset of a TLB table.
+pub const fn tlb(class: Class, write: bool) -> i32 {
+    (offset_of!(Ctx, tlb)
+        + (class as usize * 2 + write as usize) * TLB_SIZE * size_of::<TlbEntry>()) as i32
+}
+
+/// Offset of a slot.
+pub const fn slot(n: usize) -> i32 {
+    (offset_of!(Ctx, slots) + 8 * n) as i32
+}
+
+/// Offset of a table for indirect jumps.
+pub const fn jc(table: usize) -> i32 {
+    (offset_of!(Ctx, jc) + 8 * JC_SIZE * table) as i32
+}
+
+/// Offset of a thunk pointer.
+pub const fn thunk(call: Call) -> i32 {
+    (offset_of!(Ctx, thunks) + 8 * call as usize) as i32
+}
+
+/// Offset of a temporary.
+pub const fn tmp(n: usize) -> i32 {
+    (offset_of!(Ctx, tmp) + 8 * n) as i32
+}
+
+/// Offset of the argument.
+pub const ARG: i32 = offset_of!(Ctx, arg) as i32;
+/// Offset of the poll word.
+pub const POLL: i32 = offset_of!(Ctx, poll) as i32;
+/// Offset of the flags set aside.
+pub const FLAGSAVE: i32 = offset_of!(Ctx, flagsave) as i32;
+/// Offset of RFLAGS.
+pub const RFLAGS: i32 = (offset_of!(Ctx, state) + offset_of!(State, rflags)) as i32;

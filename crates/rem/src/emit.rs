@@ -1,0 +1,362 @@
+//! The few host instructions the translator adds around the guest's own, as bytes.
+//!
+//! Registers are numbers in encoding order (0 RAX to 15 R15). [`T0`] and [`T1`] are scratch.
+
+use crate::ctx;
+
+/// Scratch register 0 (R10): addresses.
+pub const T0: u8 = 10;
+/// Scratch register 1 (R11).
+pub const T1: u8 = 11;
+
+/// Code under construction. Positions are offsets from its start.
+#[derive(Default)]
+pub struct Code {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl Code {
+    /// Current position.
+    pub fn here(&self) -> u32 {
+        self.bytes.len() as u32
+    }
+
+    /// Raw bytes.
+    pub fn put(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn disp(&mut self, disp: i32) {
+        self.put(&disp.to_le_bytes());
+    }
+
+    fn rex(w: bool, reg: u8, index: u8, base: u8) -> u8 {
+        0x40 | u8::from(w) << 3 | (reg >> 3) << 2 | (index >> 3) << 1 | base >> 3
+    }
+
+    /// `op reg, gs:[disp]` (or the reverse, by opcode), 64-bit or 32-bit.
+    fn gs_op(&mut self, w: bool, op: u8, reg: u8, disp: i32) {
+        self.put(&[
+            0x65,
+            Self::rex(w, reg, 0, 0),
+            op,
+            0x04 | (reg & 7) << 3,
+            0x25,
+        ]);
+        self.disp(disp);
+    }
+
+    /// `mov reg, gs:[disp]`, 64-bit.
+    pub fn load(&mut self, reg: u8, disp: i32) {
+        self.gs_op(true, 0x8b, reg, disp);
+    }
+
+    /// `mov reg32, gs:[disp]`.
+    pub fn load32(&mut self, reg: u8, disp: i32) {
+        self.gs_op(false, 0x8b, reg, disp);
+    }
+
+    /// `mov gs:[disp], reg`, 64-bit.
+    pub fn store(&mut self, disp: i32, reg: u8) {
+        self.gs_op(true, 0x89, reg, disp);
+    }
+
+    /// `mov dword gs:[disp], imm`.
+    pub fn store_imm32(&mut self, disp: i32, imm: u32) {
+        self.put(&[0x65, 0xc7, 0x04, 0x25]);
+        self.disp(disp);
+        self.put(&imm.to_le_bytes());
+    }
+
+    /// `add reg, gs:[disp]`. Changes flags.
+    pub fn add_gs(&mut self, w: bool, reg: u8, disp: i32) {
+        self.gs_op(w, 0x03, reg, disp);
+    }
+
+    /// `cmp reg, gs:[disp]`, 64-bit. Changes flags.
+    pub fn cmp_gs(&mut self, reg: u8, disp: i32) {
+        self.gs_op(true, 0x3b, reg, disp);
+    }
+
+    /// `cmp dword gs:[disp], 0`. Changes flags.
+    pub fn cmp_gs_zero(&mut self, disp: i32) {
+        self.put(&[0x65, 0x83, 0x3c, 0x25]);
+        self.disp(disp);
+        self.put(&[0]);
+    }
+
+    /// `mov to, from`, 64-bit.
+    pub fn mov(&mut self, to: u8, from: u8) {
+        self.put(&[
+            Self::rex(true, from, 0, to),
+            0x89,
+            0xc0 | (from & 7) << 3 | to & 7,
+        ]);
+    }
+
+    /// `mov to32, from32`: zero-extends.
+    pub fn mov32(&mut self, to: u8, from: u8) {
+        self.put(&[
+            Self::rex(false, from, 0, to),
+            0x89,
+            0xc0 | (from & 7) << 3 | to & 7,
+        ]);
+    }
+
+    /// `mov to16, from16`: keeps the upper bits.
+    pub fn mov16(&mut self, to: u8, from: u8) {
+        self.put(&[
+            0x66,
+            Self::rex(false, from, 0, to),
+            0x89,
+            0xc0 | (from & 7) << 3 | to & 7,
+        ]);
+    }
+
+    /// `movzx to32, from16`.
+    pub fn movzx16(&mut self, to: u8, from: u8) {
+        self.put(&[
+            Self::rex(false, to, 0, from),
+            0x0f,
+            0xb7,
+            0xc0 | (to & 7) << 3 | from & 7,
+        ]);
+    }
+
+    /// `movsx`/`movsxd` to 64 bits from a 16- or 32-bit register.
+    pub fn sign_extend(&mut self, to: u8, from: u8, from_bytes: usize) {
+        let rex = Self::rex(true, to, 0, from);
+        let modrm = 0xc0 | (to & 7) << 3 | from & 7;
+        match from_bytes {
+            2 => self.put(&[rex, 0x0f, 0xbf, modrm]),
+            4 => self.put(&[rex, 0x63, modrm]),
+            _ => self.mov(to, from),
+        }
+    }
+
+    /// `mov reg, imm`, shortest form.
+    pub fn imm(&mut self, reg: u8, value: u64) {
+        if u32::try_from(value).is_ok() {
+            self.put(&[Self::rex(false, 0, 0, reg), 0xb8 | reg & 7]);
+            self.put(&(value as u32).to_le_bytes());
+        } else if i32::try_from(value as i64).is_ok() {
+            self.put(&[Self::rex(true, 0, 0, reg), 0xc7, 0xc0 | reg & 7]);
+            self.put(&(value as u32).to_le_bytes());
+        } else {
+            self.put(&[Self::rex(true, 0, 0, reg), 0xb8 | reg & 7]);
+            self.put(&value.to_le_bytes());
+        }
+    }
+
+    /// `lea to, [base + index * scale + disp]`, 64-bit or 32-bit result.
+    pub fn lea(&mut self, w: bool, to: u8, base: Option<u8>, index: Option<(u8, u8)>, disp: i32) {
+        let (x, scale) = index.unwrap_or((4, 1));
+        let b = base.unwrap_or(5);
+        self.put(&[
+            Self::rex(
+                w,
+                to,
+                if index.is_some() { x } else { 0 },
+                if base.is_some() { b } else { 0 },
+            ),
+            0x8d,
+        ]);
+        let reg = (to & 7) << 3;
+        let sib = (scale.trailing_zeros() as u8) << 6 | (x & 7) << 3 | b & 7;
+        match (base, disp) {
+            // No base: SIB with disp32 only.
+            (None, _) => {
+                self.put(&[reg | 4, sib]);
+                self.disp(disp);
+            }
+            (Some(_), 0) if b & 7 != 5 => self.put(&[reg | 4, sib]),
+            (Some(_), -128..=127) => self.put(&[0x40 | reg | 4, sib, disp as u8]),
+            (Some(_), _) => {
+                self.put(&[0x80 | reg | 4, sib]);
+                self.disp(disp);
+            }
+        }
+    }
+
+    /// TLB probe for `size` bytes at the linear address in T0: leaves the host address in T0, or
+    /// goes to the place patched into the returned position (a 32-bit displacement) with T0 less
+    /// the entry's tag and T1 as index. Changes flags.
+    pub fn probe(&mut self, table: i32, size: u32) -> u32 {
+        self.put(&[0x45, 0x89, 0xd3]); // mov r11d, r10d
+        self.put(&[0x41, 0xc1, 0xeb, 0x08]); // shr r11d, 8
+        self.put(&[0x41, 0x81, 0xe3]); // and r11d, mask
+        self.put(&((ctx::TLB_SIZE as u32 - 1) << 4).to_le_bytes());
+        self.put(&[0x65, 0x4d, 0x2b, 0x93]); // sub r10, gs:[r11 + tag]
+        self.disp(table);
+        self.put(&[0x49, 0x81, 0xfa]); // cmp r10, limit
+        self.put(&(4096 - size).to_le_bytes());
+        let at = self.jcc(7); // ja
+        self.put(&[0x65, 0x4d, 0x03, 0x93]); // add r10, gs:[r11 + host]
+        self.disp(table + 8);
+        at
+    }
+
+    /// Undoes the subtraction of a failed probe: T0 is the linear address again.
+    pub fn unprobe(&mut self, table: i32) {
+        self.put(&[0x65, 0x4d, 0x03, 0x93]); // add r10, gs:[r11 + tag]
+        self.disp(table);
+    }
+
+    /// Sets the arithmetic flags aside. Uses T1.
+    pub fn save_flags(&mut self) {
+        self.put(&[0x49, 0x89, 0xc3]); // mov r11, rax
+        self.put(&[0x9f, 0x0f, 0x90, 0xc0]); // lahf; seto al
+        self.put(&[0x65, 0x66, 0x89, 0x04, 0x25]); // mov gs:[flagsave], ax
+        self.disp(ctx::FLAGSAVE);
+        self.put(&[0x4c, 0x89, 0xd8]); // mov rax, r11
+    }
+
+    /// Takes the flags set aside back. Uses T1.
+    pub fn restore_flags(&mut self) {
+        self.put(&[0x49, 0x89, 0xc3]); // mov r11, rax
+        self.put(&[0x65, 0x0f, 0xb7, 0x04, 0x25]); // movzx eax, word gs:[flagsave]
+        self.disp(ctx::FLAGSAVE);
+        self.put(&[0x04, 0x7f, 0x9e]); // add al, 0x7f; sahf
+        self.put(&[0x4c, 0x89, 0xd8]); // mov rax, r11
+    }
+
+    /// `jcc rel32` with condition `cc`; returns the place of the displacement.
+    pub fn jcc(&mut self, cc: u8) -> u32 {
+        self.put(&[0x0f, 0x80 | cc, 0, 0, 0, 0]);
+        self.here() - 4
+    }
+
+    /// `jmp rel32`; returns the place of the displacement.
+    pub fn jmp(&mut self) -> u32 {
+        self.put(&[0xe9, 0, 0, 0, 0]);
+        self.here() - 4
+    }
+
+    /// `jmp gs:[disp]`.
+    pub fn jmp_gs(&mut self, disp: i32) {
+        self.put(&[0x65, 0xff, 0x24, 0x25]);
+        self.disp(disp);
+    }
+
+    /// `jrcxz` (64-bit), `jecxz` (32-bit) over `skip` bytes.
+    pub fn jrcxz(&mut self, w: bool, skip: u8) {
+        if !w {
+            self.put(&[0x67]);
+        }
+        self.put(&[0xe3, skip]);
+    }
+
+    /// Jump to the target in T0 through a table for indirect jumps. Keeps flags.
+    pub fn jmp_indirect(&mut self, table: i32) {
+        self.put(&[0x45, 0x0f, 0xb7, 0xda]); // movzx r11d, r10w
+        self.put(&[0x65, 0x42, 0xff, 0x24, 0xdd]); // jmp gs:[r11 * 8 + table]
+        self.disp(table);
+    }
+
+    /// Calls Rust: `arg` and the thunk of `call`.
+    pub fn call(&mut self, call: ctx::Call, arg: u32) {
+        self.store_imm32(ctx::ARG, arg);
+        self.jmp_gs(ctx::thunk(call));
+    }
+
+    /// Points the displacement at `at` to `target`, both positions of this code.
+    pub fn fix(&mut self, at: u32, target: u32) {
+        let rel = (i64::from(target) - i64::from(at) - 4) as i32;
+        self.bytes[at as usize..at as usize + 4].copy_from_slice(&rel.to_le_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::{Decoder, DecoderOptions, Formatter, NasmFormatter};
+
+    fn text(emit: impl FnOnce(&mut Code)) -> Vec<String> {
+        let mut code = Code::default();
+        emit(&mut code);
+        let mut f = NasmFormatter::new();
+        Decoder::with_ip(64, &code.bytes, 0, DecoderOptions::NONE)
+            .iter()
+            .map(|i| {
+                let mut s = String::new();
+                f.format(&i, &mut s);
+                s
+            })
+            .collect()
+    }
+
+    #[test]
+    fn encodings_read_back_as_meant() {
+        let got = text(|c| {
+            c.load(9, 0x40);
+            c.store(0x1234, 15);
+            c.lea(true, T0, Some(13), None, 0);
+            c.lea(false, T0, Some(4), Some((12, 4)), -300);
+            c.lea(true, T0, None, Some((1, 8)), 16);
+            c.lea(true, T0, None, None, 16);
+            c.imm(T1, 0xffff_ffff_8000_0000);
+            c.imm(T1, 5);
+            c.mov16(4, T0);
+            c.movzx16(T0, T0);
+            c.sign_extend(T1, 2, 4);
+            c.cmp_gs(T1, 8);
+            c.cmp_gs_zero(8);
+            c.jmp_indirect(0x100);
+            c.add_gs(false, T0, 0x10);
+        });
+        assert_eq!(
+            got,
+            [
+                "mov r9,[gs:40h]",
+                "mov [gs:1234h],r15",
+                "lea r10,[r13]",
+                "lea r10d,[rsp+r12*4-12Ch]",
+                "lea r10,[rcx*8+10h]",
+                "lea r10,[10h]",
+                "mov r11,0FFFFFFFF80000000h",
+                "mov r11d,5",
+                "mov sp,r10w",
+                "movzx r10d,r10w",
+                "movsxd r11,edx",
+                "cmp r11,[gs:8]",
+                "cmp dword [gs:8],0",
+                "movzx r11d,r10w",
+                "jmp qword [gs:r11*8+100h]",
+                "add r10d,[gs:10h]"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_probe_is_what_the_comment_says() {
+        let got = text(|c| {
+            c.save_flags();
+            c.probe(0x1000, 8);
+            c.restore_flags();
+        });
+        assert_eq!(
+            got,
+            [
+                "mov r11,rax",
+                "lahf",
+                "seto al",
+                &format!("mov [gs:{:X}h],ax", ctx::FLAGSAVE),
+                "mov rax,r11",
+                "mov r11d,r10d",
+                "shr r11d,8",
+                "and r11d,0FFF0h",
+                "sub r10,[gs:r11+1000h]",
+                "cmp r10,0FF8h",
+                "ja near 0000000000000035h",
+                "add r10,[gs:r11+1008h]",
+                "mov r11,rax",
+                &format!("movzx eax,word [gs:{:X}h]", ctx::FLAGSAVE),
+                "add al,7Fh",
+                "sahf",
+                "mov rax,r11"
+            ]
+            .map(|s: &str| s.to_owned())
+        );
+    }
+}

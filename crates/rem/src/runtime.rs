@@ -1,0 +1,276 @@
+//! Calls from translated code.
+
+use cpu::{Exception, Fault, Vector};
+
+use crate::core::Core;
+use crate::ctx::{Call, Class, Ctx};
+use crate::emit::Code;
+use crate::site::{Action, Site};
+use crate::sys::{self, Flow};
+use crate::tlb::Place;
+use crate::{fpu, thunks};
+
+/// Entry from the thunks: handles call `kind`, returns the host address to go on at.
+#[allow(unsafe_code)]
+pub extern "C" fn helper(ctx: *mut Ctx, kind: u32) -> u64 {
+    // SAFETY: the thunk passes the context GS points at, which `Rem::run` owns exclusively while
+    // translated code runs; its `core` belongs to the same engine and is a separate allocation.
+    let (ctx, core) = unsafe { (&mut *ctx, &mut *(*ctx).core) };
+    core.stats.calls[kind as usize & 7] += 1;
+    let state = &mut ctx.state;
+    state.rflags = state.rflags & !cpu::bits::rflags::ARITH | ctx.hflags & cpu::bits::rflags::ARITH;
+    match kind {
+        k if k == Call::Mem as u32 => memory(ctx, core),
+        k if k == Call::Seg as u32 => segment(ctx, core),
+        k if k == Call::Store as u32 => stored(ctx, core),
+        k if k == Call::Exec as u32 => exec(ctx, core),
+        k if k == Call::Link as u32 => link(ctx, core),
+        k if k == Call::Jump as u32 => jump(ctx, core),
+        k if k == Call::Poll as u32 => {
+            ctx.state.rip = core.blocks.block(ctx.arg).rip;
+            core.dispatch(ctx)
+        }
+        _ => host_fault(ctx, core),
+    }
+}
+
+/// Arithmetic flags that a memory access set aside become the guest's.
+fn take_saved_flags(ctx: &mut Ctx, site: &Site) {
+    if site.saved {
+        let saved = ctx.flagsave;
+        let low = saved >> 8 & 0xff;
+        let of = (saved & 1) << 11;
+        let arith = cpu::bits::rflags::ARITH;
+        ctx.state.rflags = ctx.state.rflags & !arith | (low | of) & arith;
+    }
+}
+
+fn fault(ctx: &mut Ctx, core: &mut Core, site: &Site, e: Exception) -> u64 {
+    take_saved_flags(ctx, site);
+    core.raise(ctx, e, site.rip);
+    core.dispatch(ctx)
+}
+
+fn memory(ctx: &mut Ctx, core: &mut Core) -> u64 {
+    let site = core.blocks.sites[ctx.arg as usize];
+    match access(ctx, core, &site) {
+        Ok(host) => host,
+        Err(e) => fault(ctx, core, &site, e),
+    }
+}
+
+/// Makes the access at T0 possible: directly, or through the bounce buffer.
+fn access(ctx: &mut Ctx, core: &mut Core, site: &Site) -> Fault<u64> {
+    let linear = ctx.t0;
+    let size = u64::from(site.size);
+    let class = core.mode.class();
+    let long = core.mode.code64();
+    if long && !(sys::canonical(linear) && sys::canonical(linear.wrapping_add(size - 1))) {
+        return Err(if site.seg == 2 {
+            Exception::ss(0)
+        } else {
+            Exception::gp(0)
+        });
+    }
+    let room = 0x1000 - (linear & 0xfff);
+    if size <= room {
+        let place = core.mmu.resolve(&mut ctx.tlb, linear, class, site.write)?;
+        if let Place::Ram(offset) = place
+            && !(site.write && core.blocks.covers(offset, size))
+        {
+            if site.write {
+                let flags = core.mmu.ram().flags(offset);
+                flags.fetch_or(pgm::PageFlags::DIRTY, std::sync::atomic::Ordering::Relaxed);
+            }
+            ctx.t0 = core.mmu.ram().base() as u64 + offset;
+            return Ok(core.blocks.cache.address(site.resume));
+        }
+        core.bounce.clear();
+        core.bounce.push((place, size as usize));
+    } else {
+        let next = linear.wrapping_add(room);
+        let next = if long { next } else { next & 0xffff_ffff };
+        let first = resolve(ctx, core, linear, class, site.write)?;
+        let second = resolve(ctx, core, next, class, site.write)?;
+        core.bounce.clear();
+        core.bounce.push((first, room as usize));
+        core.bounce.push((second, (size - room) as usize));
+    }
+    // Same alignment as the guest's address, so that alignment faults stay what they are.
+    let shift = (linear & 63) as usize;
+    if site.read {
+        let mut at = shift;
+        for (place, len) in &core.bounce {
+            core.mmu.read_place(place, &mut ctx.bounce.0[at..at + len]);
+            at += len;
+        }
+    }
+    ctx.t0 = &raw const ctx.bounce as u64 + shift as u64;
+    ctx.tmp[3] = shift as u64;
+    if !site.write {
+        return Ok(core.blocks.cache.address(site.resume));
+    }
+    Ok(bounce_code(ctx, core))
+}
+
+fn resolve(ctx: &mut Ctx, core: &mut Core, linear: u64, class: Class, write: bool) -> Fault<Place> {
+    core.mmu.resolve(&mut ctx.tlb, linear, class, write)
+}
+
+/// The copy of a store's code that reports back when the store is done.
+fn bounce_code(ctx: &Ctx, core: &mut Core) -> u64 {
+    let site = core.blocks.sites[ctx.arg as usize];
+    if site.bounce == 0 {
+        let mut code = Code::default();
+        code.put(&core.blocks.cache.copy(site.resume, site.done));
+        code.call(Call::Store, ctx.arg);
+        match core.blocks.cache.push(&code.bytes) {
+            Some(at) => core.blocks.sites[ctx.arg as usize].bounce = at,
+            None => {
+                core.exit = Some(cpu::Exit::Fatal("code cache is full".into()));
+                return thunks::exit_address();
+            }
+        }
+    }
+    core.blocks
+        .cache
+        .address(core.blocks.sites[ctx.arg as usize].bounce)
+}
+
+fn stored(ctx: &mut Ctx, core: &mut Core) -> u64 {
+    let site = core.blocks.sites[ctx.arg as usize];
+    let mut at = ctx.tmp[3] as usize & 63;
+    for (place, len) in std::mem::take(&mut core.bounce) {
+        core.mmu.write_place(&place, &ctx.bounce.0[at..at + len]);
+        at += len;
+    }
+    core.attend_memory(ctx);
+    if core.forget_written(ctx) && !site.last {
+        // The rest of the block may be stale.
+        ctx.state.rip = site.rip.wrapping_add(site.len.into()) & core.mode.ip_mask();
+        return core.dispatch(ctx);
+    }
+    core.blocks.cache.address(site.done)
+}
+
+fn segment(ctx: &mut Ctx, core: &mut Core) -> u64 {
+    let site = core.blocks.sites[ctx.arg as usize];
+    let offset = ctx.t0;
+    let seg = cpu::Seg::ALL[usize::from(site.seg) % 6];
+    let size = usize::from(site.size);
+    match core.with_sys(ctx, |sys| sys.linear_at(seg, offset, size, site.write)) {
+        Ok(linear) => {
+            ctx.t0 = linear;
+            core.blocks.cache.address(site.probe)
+        }
+        Err(e) => fault(ctx, core, &site, e),
+    }
+}
+
+fn exec(ctx: &mut Ctx, core: &mut Core) -> u64 {
+    let e = core.blocks.execs[ctx.arg as usize];
+    ctx.state.rip = e.rip;
+    let result = match e.action {
+        Action::Raise(exception) => Err(exception),
+        Action::Execute(insn) => core.with_sys(ctx, |sys| sys::execute(sys, &insn)),
+        Action::ExecuteFpu(insn) => {
+            fpu::save(ctx);
+            let r = core.with_sys(ctx, |sys| sys::execute(sys, &insn));
+            fpu::load(ctx);
+            r
+        }
+    };
+    match result {
+        Ok(Flow::Next) if e.resume != 0 && *ctx.poll.get_mut() == 0 => {
+            ctx.hflags = ctx.state.rflags;
+            return core.blocks.cache.address(e.resume);
+        }
+        Ok(Flow::Next | Flow::Jump | Flow::Halt) => {}
+        // Not finished: no single-step trap yet.
+        Ok(Flow::Repeat) => {}
+        Ok(Flow::Shutdown) => core.exit = Some(cpu::Exit::TripleFault),
+        Err(exception) => {
+            core.raise(ctx, exception, e.rip);
+        }
+    }
+    core.dispatch(ctx)
+}
+
+fn link(ctx: &mut Ctx, core: &mut Core) -> u64 {
+    let id = ctx.arg;
+    let target = core.blocks.link(id).target;
+    ctx.state.rip = target;
+    if core.mode.one() {
+        return core.dispatch(ctx);
+    }
+    let flushes = core.blocks.full_flushes;
+    match core.block_at(ctx, target) {
+        // A flush while translating took the link away.
+        Ok(Some(block)) if core.blocks.full_flushes == flushes => {
+            ctx.hflags = ctx.state.rflags;
+            core.blocks.wire(ctx, id, block)
+        }
+        Ok(_) => core.dispatch(ctx),
+        Err(e) => {
+            core.raise(ctx, e, target);
+            core.dispatch(ctx)
+        }
+    }
+}
+
+fn jump(ctx: &mut Ctx, core: &mut Core) -> u64 {
+    let target = ctx.t0;
+    ctx.state.rip = target;
+    if core.mode.one() || *ctx.poll.get_mut() != 0 {
+        return core.dispatch(ctx);
+    }
+    match core.block_at(ctx, target) {
+        Ok(Some(block)) => {
+            ctx.hflags = ctx.state.rflags;
+            let table = core.jc_table;
+            core.blocks.add_indirect(ctx, table, target, block);
+            core.blocks.entry(block, true)
+        }
+        Ok(None) => core.dispatch(ctx),
+        Err(e) => {
+            core.raise(ctx, e, target);
+            core.dispatch(ctx)
+        }
+    }
+}
+
+/// A signal inside translated code: the guest's instruction faulted on the host.
+fn host_fault(ctx: &mut Ctx, core: &mut Core) -> u64 {
+    let (host, trap) = (ctx.t1, ctx.t0);
+    let Some(rip) = core
+        .blocks
+        .cache
+        .offset(host)
+        .and_then(|at| core.blocks.guest_rip(at))
+    else {
+        core.exit = Some(cpu::Exit::Fatal(format!(
+            "host trap {trap} at {host:#x} outside of guest code"
+        )));
+        return thunks::exit_address();
+    };
+    let e = match trap {
+        0 => Exception::new(Vector::De),
+        6 => Exception::ud(),
+        16 if ctx.state.cr0 & cpu::bits::cr0::NE == 0 => {
+            // The external way: FERR# raises IRQ 13 and the instruction waits for it.
+            core.bus.ferr(core.cpu);
+            ctx.state.rip = rip;
+            return core.dispatch(ctx);
+        }
+        16 => Exception::new(Vector::Mf),
+        17 => Exception {
+            vector: Vector::Ac,
+            code: 0,
+            address: 0,
+        },
+        19 => Exception::new(Vector::Xm),
+        _ => Exception::gp(0),
+    };
+    core.raise(ctx, e, rip);
+    core.dispatch(ctx)
+}

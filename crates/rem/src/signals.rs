@@ -1,0 +1,96 @@
+//! Host signals inside translated code become guest exceptions.
+#![allow(unsafe_code)] // signal handlers
+
+use std::cell::Cell;
+use std::sync::Once;
+
+use crate::ctx::{Call, Ctx};
+
+thread_local! {
+    /// Execution range of the code cache this thread runs, and its context.
+    static CURRENT: Cell<(u64, u64, *const Ctx)> = const { Cell::new((0, 0, std::ptr::null())) };
+    static READY: Cell<bool> = const { Cell::new(false) };
+}
+
+const SIGNALS: [i32; 5] = [
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGILL,
+    libc::SIGTRAP,
+];
+static mut OLD: [std::mem::MaybeUninit<libc::sigaction>; 5] =
+    [const { std::mem::MaybeUninit::uninit() }; 5];
+
+/// Says which code cache this thread executes from now on.
+pub fn set_current(range: std::ops::Range<u64>, ctx: *const Ctx) {
+    CURRENT.with(|c| c.set((range.start, range.end, ctx)));
+}
+
+/// Prepares the process and this thread: handlers, an alternate stack (translated code's stack
+/// pointer is the guest's), and no other signals on this thread.
+pub fn prepare_thread() {
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(install);
+    if READY.with(|r| r.replace(true)) {
+        return;
+    }
+    const STACK: usize = 256 << 10;
+    // SAFETY: the stack is leaked: it stays valid for the thread's life. The mask blocks signals
+    // whose handlers could run on the guest's stack pointer.
+    unsafe {
+        let stack = Box::leak(vec![0u8; STACK].into_boxed_slice());
+        let ss = libc::stack_t {
+            ss_sp: stack.as_mut_ptr().cast(),
+            ss_flags: 0,
+            ss_size: STACK,
+        };
+        libc::sigaltstack(&ss, std::ptr::null_mut());
+        let mut set = std::mem::zeroed();
+        libc::sigfillset(&mut set);
+        for s in SIGNALS {
+            libc::sigdelset(&mut set, s);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+    }
+}
+
+fn install() {
+    for (i, signal) in SIGNALS.into_iter().enumerate() {
+        // SAFETY: installs a handler that is async-signal-safe: it reads a constant-initialised
+        // thread local and edits the saved context. `OLD` is written once, before any handler runs.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = handler as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+            libc::sigaction(signal, &action, (&raw mut OLD[i]).cast());
+        }
+    }
+}
+
+extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let (start, end, ctx) = CURRENT.with(Cell::get);
+    // SAFETY: the kernel passes a valid ucontext; `ctx` belongs to the engine that runs on this
+    // thread, whose code the instruction pointer is in.
+    unsafe {
+        let uc = &mut *context.cast::<libc::ucontext_t>();
+        let regs = &mut uc.uc_mcontext.gregs;
+        let rip = regs[libc::REG_RIP as usize] as u64;
+        if (start..end).contains(&rip) {
+            regs[libc::REG_R10 as usize] = regs[libc::REG_TRAPNO as usize];
+            regs[libc::REG_R11 as usize] = rip as i64;
+            regs[libc::REG_RIP as usize] = (*ctx).thunks[Call::Fault as usize] as i64;
+            return;
+        }
+        // Not ours: what was installed before takes it; by default the process ends.
+        let i = SIGNALS.iter().position(|s| *s == signal).unwrap_or(0);
+        let old = (*(&raw const OLD[i])).assume_init_ref();
+        if old.sa_sigaction == libc::SIG_DFL || old.sa_sigaction == libc::SIG_IGN {
+            libc::signal(signal, libc::SIG_DFL);
+            return;
+        }
+        let f: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) =
+            std::mem::transmute(old.sa_sigaction);
+        f(signal, info, context);
+    }
+}

@@ -1,0 +1,83 @@
+//! Places in translated code that call Rust, and what Rust needs to know about them.
+
+use cpu::Exception;
+use iced_x86::Instruction;
+
+/// A memory access. Code offsets are in the cache.
+#[derive(Debug, Clone, Copy)]
+pub struct Site {
+    /// Block it belongs to.
+    pub block: u32,
+    /// Offset of the instruction in CS.
+    pub rip: u64,
+    /// Bytes of the instruction.
+    pub len: u8,
+    /// Segment register.
+    pub seg: u8,
+    /// Bytes accessed, up to 64.
+    pub size: u8,
+    /// The access writes.
+    pub write: bool,
+    /// The access reads (too).
+    pub read: bool,
+    /// The arithmetic flags are set aside in `flagsave`.
+    pub saved: bool,
+    /// Only the end of the block follows: after the store nothing stale can execute.
+    pub last: bool,
+    /// Where the TLB probe starts, with the linear address in T0.
+    pub probe: u32,
+    /// Where the access goes on with the host address in T0.
+    pub resume: u32,
+    /// Where the instruction is complete.
+    pub done: u32,
+    /// Copy of `resume..done` that ends in a `Store` call; 0: not made yet.
+    pub bounce: u32,
+}
+
+/// What an exec site does.
+#[derive(Debug, Clone, Copy)]
+pub enum Action {
+    /// `sys::execute`.
+    Execute(Instruction),
+    /// `sys::execute` on the FPU image.
+    ExecuteFpu(Instruction),
+    /// Raises an exception.
+    Raise(Exception),
+}
+
+/// One instruction done by a helper.
+#[derive(Debug, Clone, Copy)]
+pub struct Exec {
+    /// What to do.
+    pub action: Action,
+    /// Offset of the instruction in CS.
+    pub rip: u64,
+    /// Where the block goes on; 0: it ends.
+    pub resume: u32,
+}
+
+/// How a direct jump is wired once its target is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wire {
+    /// The 32-bit displacement at this place is patched.
+    Patch(u32),
+    /// This slot of the context is set.
+    Slot(u32),
+    /// Never: the target is looked up each time.
+    None,
+}
+
+/// A direct jump out of a block.
+#[derive(Debug, Clone, Copy)]
+pub struct Link {
+    /// Block it leaves.
+    pub block: u32,
+    /// Offset of the target in CS.
+    pub target: u64,
+    /// Enter through the target's poll (backward and cross-page jumps).
+    pub poll: bool,
+    /// How it is wired.
+    pub wire: Wire,
+    /// The code that asks for it to be wired.
+    pub stub: u32,
+}

@@ -1,0 +1,416 @@
+//! The software TLB: filling, flushing, and linear memory for helpers.
+#![allow(unsafe_code)] // copies at host addresses taken from TLB entries
+
+use std::sync::Arc;
+
+use cpu::bits::{cr0, rflags};
+use cpu::{Fault, State};
+use pgm::{PageFlags, PhysHandler, PhysMap, Ram, Target};
+
+use crate::ctx::{CLASSES, Class, TLB_SIZE, TlbEntry};
+use crate::sys::walk::{self, Access};
+use crate::sys::{As, LinearMemory};
+
+/// All tables: class, read or write, entry.
+pub type Tables = [[[TlbEntry; TLB_SIZE]; 2]; CLASSES];
+
+const PAGE: u64 = pgm::PAGE_SIZE;
+
+/// Where a byte of linear memory is.
+#[derive(Clone)]
+pub enum Place {
+    /// RAM offset.
+    Ram(u64),
+    /// Device registers and the offset in them.
+    Mmio(Arc<dyn PhysHandler>, u64),
+    /// Nothing is there.
+    Nothing,
+}
+
+/// An entry's state beside its address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Meta {
+    Empty,
+    Local,
+    Global,
+}
+
+/// Bookkeeping of the tables, and what page walks need.
+pub struct Mmu {
+    /// Index of the vCPU.
+    pub cpu: usize,
+    /// Guest-physical memory.
+    pub phys: Arc<PhysMap>,
+    ram: Arc<Ram>,
+    /// Registers that paging depends on; general registers and the like are not kept current.
+    view: Box<State>,
+    cpl: u8,
+    meta: Vec<Meta>,
+    used: Vec<u32>,
+    /// Range of linear addresses that were filled from pages larger than 4 KiB.
+    large: (u64, u64),
+    /// Writes to pages with translations, to be looked at: RAM offset, bytes.
+    pub code_writes: Vec<(u64, u64)>,
+    /// Page walks done.
+    pub walks: u64,
+}
+
+fn index(linear: u64) -> usize {
+    (linear >> 12) as usize & (TLB_SIZE - 1)
+}
+
+/// The tag of an empty entry: a page with another index.
+fn empty(index: usize) -> TlbEntry {
+    TlbEntry {
+        tag: (index as u64 ^ 1) << 12,
+        host: 0,
+    }
+}
+
+/// Empties all entries.
+pub fn clear(tables: &mut Tables) {
+    for table in tables.iter_mut().flatten() {
+        for (i, e) in table.iter_mut().enumerate() {
+            *e = empty(i);
+        }
+    }
+}
+
+impl Mmu {
+    /// For vCPU `cpu`.
+    pub fn new(cpu: usize, phys: Arc<PhysMap>) -> Self {
+        Self {
+            cpu,
+            ram: phys.ram().clone(),
+            phys,
+            view: Box::new(State::reset(0)),
+            cpl: 0,
+            meta: vec![Meta::Empty; CLASSES * 2 * TLB_SIZE],
+            used: Vec::new(),
+            large: (u64::MAX, 0),
+            code_writes: Vec::new(),
+            walks: 0,
+        }
+    }
+
+    /// The memory pool.
+    pub fn ram(&self) -> &Arc<Ram> {
+        &self.ram
+    }
+
+    /// Takes the registers that paging depends on over from `state`.
+    pub fn sync(&mut self, state: &State) {
+        let v = &mut self.view;
+        v.cr0 = state.cr0;
+        v.cr3 = state.cr3;
+        v.cr4 = state.cr4;
+        v.efer = state.efer;
+        v.pdpte = state.pdpte;
+        v.rflags = state.rflags;
+        self.cpl = state.cpl();
+    }
+
+    /// Privilege class of an access.
+    fn class(&self, who: As) -> Class {
+        match who {
+            As::User => Class::User,
+            As::Current if self.cpl == 3 => Class::User,
+            As::Current if self.view.rflags & rflags::AC != 0 => Class::KernelOpen,
+            _ => Class::Kernel,
+        }
+    }
+
+    /// Finds where `linear` is for the access, and remembers it.
+    ///
+    /// # Errors
+    /// #PF.
+    pub fn resolve(
+        &mut self,
+        tables: &mut Tables,
+        linear: u64,
+        class: Class,
+        write: bool,
+    ) -> Fault<Place> {
+        self.walks += 1;
+        let access = Access {
+            write,
+            exec: false,
+            user: class == Class::User,
+            smap_open: class == Class::KernelOpen,
+        };
+        let w = walk::walk(&self.view, &self.phys, linear, access)?;
+        let found = self.phys.lookup(w.gpa);
+        let target = if write { &found.write } else { &found.read };
+        let place = match target {
+            Target::Ram(offset) => Place::Ram(*offset),
+            Target::Mmio(handler, offset) => return Ok(Place::Mmio(handler.clone(), *offset)),
+            Target::Nothing => return Ok(Place::Nothing),
+        };
+        if w.size > PAGE {
+            let start = linear & !(w.size - 1);
+            self.large = (
+                self.large.0.min(start),
+                self.large.1.max(start + (w.size - 1)),
+            );
+        }
+        if !self.phys.page_is_uniform(w.gpa) {
+            return Ok(place);
+        }
+        let page = linear & !(PAGE - 1);
+        if let Target::Ram(offset) = found.read {
+            self.fill(tables, class, false, page, offset & !(PAGE - 1), w.global);
+        }
+        if let Target::Ram(offset) = found.write {
+            let supervisor_ignores_rw = self.view.cr0 & cr0::WP == 0 && class != Class::User;
+            let writable = (w.writable || supervisor_ignores_rw) && (w.dirty || write);
+            let flags = self.ram.flags(offset);
+            if writable && flags.load(std::sync::atomic::Ordering::Acquire) & PageFlags::CODE == 0 {
+                flags.fetch_or(PageFlags::DIRTY, std::sync::atomic::Ordering::Relaxed);
+                self.fill(tables, class, true, page, offset & !(PAGE - 1), w.global);
+            }
+        }
+        Ok(place)
+    }
+
+    fn fill(
+        &mut self,
+        tables: &mut Tables,
+        class: Class,
+        write: bool,
+        page: u64,
+        ram: u64,
+        global: bool,
+    ) {
+        let i = index(page);
+        let host = self.ram.base() as u64 + ram;
+        tables[class as usize][usize::from(write)][i] = TlbEntry { tag: page, host };
+        let n = (class as usize * 2 + usize::from(write)) * TLB_SIZE + i;
+        if self.meta[n] == Meta::Empty {
+            self.used.push(n as u32);
+        }
+        self.meta[n] = if global { Meta::Global } else { Meta::Local };
+    }
+
+    fn drop_entry(&mut self, tables: &mut Tables, n: usize) {
+        let i = n % TLB_SIZE;
+        let t = n / TLB_SIZE;
+        tables[t / 2][t % 2][i] = empty(i);
+        self.meta[n] = Meta::Empty;
+    }
+
+    fn flush_where(&mut self, tables: &mut Tables, drop: impl Fn(Meta, TlbEntry, bool) -> bool) {
+        let used = std::mem::take(&mut self.used);
+        for n in used {
+            let n = n as usize;
+            let t = n / TLB_SIZE;
+            if drop(self.meta[n], tables[t / 2][t % 2][n % TLB_SIZE], t % 2 == 1) {
+                self.drop_entry(tables, n);
+            } else {
+                self.used.push(n as u32);
+            }
+        }
+    }
+
+    /// Drops everything.
+    pub fn flush_all(&mut self, tables: &mut Tables) {
+        self.flush_where(tables, |_, _, _| true);
+        self.large = (u64::MAX, 0);
+    }
+
+    /// Drops everything but global pages.
+    pub fn flush_local(&mut self, tables: &mut Tables) {
+        self.flush_where(tables, |m, _, _| m == Meta::Local);
+    }
+
+    /// Drops the page of `linear`, global or not, whatever its size.
+    pub fn flush_page(&mut self, tables: &mut Tables, linear: u64) {
+        if (self.large.0..=self.large.1).contains(&linear) {
+            let big = linear >> 21;
+            // Pages of 4 MiB and 1 GiB are rare: 2 MiB around is not enough for them.
+            let coarse =
+                self.view.cr4 & cpu::bits::cr4::PAE == 0 || self.large.1 - self.large.0 >= 1 << 30;
+            return self.flush_where(tables, |_, e, _| coarse || e.tag >> 21 == big);
+        }
+        let i = index(linear);
+        for t in 0..CLASSES * 2 {
+            if tables[t / 2][t % 2][i].tag == linear & !(PAGE - 1) {
+                let n = t * TLB_SIZE + i;
+                // Stays in `used` as an empty entry until the next flush.
+                tables[t / 2][t % 2][i] = empty(i);
+                self.meta[n] = Meta::Local;
+            }
+        }
+    }
+
+    /// Drops entries that let code write to the page at RAM offset `page` directly.
+    pub fn flush_writes(&mut self, tables: &mut Tables, page: u64) {
+        let host = self.ram.base() as u64 + page;
+        self.flush_where(tables, |_, e, write| write && e.host == host);
+    }
+
+    /// Translates an instruction fetch: RAM offset of `linear`, and whether the page is global.
+    ///
+    /// # Errors
+    /// #PF; `None` when there is no memory to fetch from.
+    pub fn fetch(&mut self, linear: u64) -> Fault<(Place, bool)> {
+        self.walks += 1;
+        let user = self.cpl == 3;
+        let access = Access {
+            write: false,
+            exec: true,
+            user,
+            smap_open: false,
+        };
+        let w = walk::walk(&self.view, &self.phys, linear, access)?;
+        let place = match self.phys.lookup(w.gpa).read {
+            Target::Ram(offset) => Place::Ram(offset),
+            Target::Mmio(handler, offset) => Place::Mmio(handler, offset),
+            Target::Nothing => Place::Nothing,
+        };
+        Ok((place, w.global))
+    }
+
+    /// Reads from a place; the bytes lie in one page.
+    pub fn read_place(&self, place: &Place, data: &mut [u8]) {
+        match place {
+            Place::Ram(offset) => self.ram.read(*offset, data),
+            Place::Mmio(handler, offset) => {
+                for (i, part) in data.chunks_mut(8).enumerate() {
+                    handler.read(self.cpu, offset + 8 * i as u64, part);
+                }
+            }
+            Place::Nothing => data.fill(0xff),
+        }
+    }
+
+    /// Writes to a place; the bytes lie in one page.
+    pub fn write_place(&mut self, place: &Place, data: &[u8]) {
+        match place {
+            Place::Ram(offset) => {
+                self.ram.write(*offset, data);
+                let flags = self
+                    .ram
+                    .flags(*offset)
+                    .load(std::sync::atomic::Ordering::Acquire);
+                if flags & PageFlags::CODE != 0 {
+                    self.code_writes.push((*offset, data.len() as u64));
+                }
+            }
+            Place::Mmio(handler, offset) => {
+                for (i, part) in data.chunks(8).enumerate() {
+                    handler.write(self.cpu, offset + 8 * i as u64, part);
+                }
+            }
+            Place::Nothing => {}
+        }
+    }
+}
+
+/// Linear memory for helpers.
+pub struct Linear<'a> {
+    /// The tables.
+    pub tables: &'a mut Tables,
+    /// Their bookkeeping.
+    pub mmu: &'a mut Mmu,
+}
+
+impl Linear<'_> {
+    /// The host address when the TLB has the whole access.
+    fn hit(&self, addr: u64, len: usize, class: Class, write: bool) -> Option<*mut u8> {
+        let e = self.tables[class as usize][usize::from(write)][index(addr)];
+        let at = addr.wrapping_sub(e.tag);
+        (at < PAGE && at + len as u64 <= PAGE).then(|| (e.host + at) as *mut u8)
+    }
+
+    fn mask(&self, addr: u64) -> u64 {
+        if self.mmu.view.efer & cpu::bits::efer::LMA != 0 {
+            addr
+        } else {
+            addr & 0xffff_ffff
+        }
+    }
+
+    /// Places of an access, page by page: (place, bytes).
+    fn places(
+        &mut self,
+        addr: u64,
+        len: usize,
+        class: Class,
+        write: bool,
+    ) -> Fault<Vec<(Place, usize)>> {
+        let mut out = Vec::with_capacity(2);
+        let mut done = 0;
+        while done < len {
+            let at = self.mask(addr.wrapping_add(done as u64));
+            let n = ((PAGE - at % PAGE) as usize).min(len - done);
+            out.push((self.mmu.resolve(self.tables, at, class, write)?, n));
+            done += n;
+        }
+        Ok(out)
+    }
+}
+
+impl LinearMemory for Linear<'_> {
+    fn read(&mut self, addr: u64, data: &mut [u8], who: As) -> Fault {
+        let class = self.mmu.class(who);
+        let addr = self.mask(addr);
+        if let Some(host) = self.hit(addr, data.len(), class, false) {
+            // SAFETY: a TLB entry's page lies in the pool's mapping, and the access inside the page.
+            unsafe { std::ptr::copy_nonoverlapping(host, data.as_mut_ptr(), data.len()) };
+            return Ok(());
+        }
+        let mut done = 0;
+        for (place, n) in self.places(addr, data.len(), class, false)? {
+            self.mmu.read_place(&place, &mut data[done..done + n]);
+            done += n;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, addr: u64, data: &[u8], who: As) -> Fault {
+        let class = self.mmu.class(who);
+        let addr = self.mask(addr);
+        if let Some(host) = self.hit(addr, data.len(), class, true) {
+            // SAFETY: see `read`.
+            unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), host, data.len()) };
+            return Ok(());
+        }
+        let mut done = 0;
+        for (place, n) in self.places(addr, data.len(), class, true)? {
+            self.mmu.write_place(&place, &data[done..done + n]);
+            done += n;
+        }
+        Ok(())
+    }
+
+    fn probe_write(&mut self, addr: u64, len: usize, who: As) -> Fault {
+        let class = self.mmu.class(who);
+        let addr = self.mask(addr);
+        if self.hit(addr, len, class, true).is_some() {
+            return Ok(());
+        }
+        self.places(addr, len, class, true).map(|_| ())
+    }
+
+    fn is_memory(&mut self, addr: u64, write: bool) -> bool {
+        let class = self.mmu.class(As::Current);
+        let addr = self.mask(addr);
+        if self.hit(addr, 1, class, write).is_some() {
+            return true;
+        }
+        matches!(
+            self.mmu.resolve(self.tables, addr, class, write),
+            Ok(Place::Ram(_))
+        )
+    }
+
+    fn phys(&self) -> &PhysMap {
+        &self.mmu.phys
+    }
+
+    fn context_changed(&mut self, state: &State) {
+        self.mmu.sync(state);
+        // The old address space's entries must not serve the new one.
+        self.mmu.flush_all(self.tables);
+    }
+}
