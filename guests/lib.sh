@@ -70,7 +70,7 @@ host_mirror() {
 # without security updates: these guests meet nobody, and one index has fewer ways to fail.
 apt_setup() {
     APT_DIR=$CACHE/apt
-    mkdir -p "$APT_DIR"/etc/preferences.d "$APT_DIR"/state/lists/partial "$APT_DIR"/cache/archives/partial
+    mkdir -p "$APT_DIR"/etc/preferences.d "$APT_DIR"/etc/apt.conf.d "$APT_DIR"/state/lists/partial "$APT_DIR"/cache/archives/partial
     : >"$APT_DIR/state/status"
     local mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg
     [ -f $keyring ] || die "missing $keyring; run: apt-get install debian-archive-keyring"
@@ -146,6 +146,6 @@ grub_iso() {
         biosdisk iso9660 normal configfile linux linux16 serial terminal echo test \
         video vbe vga video_bochs video_cirrus halt reboot sleep
     cat $lib/cdboot.img "$WORK/core.img" >"$2/boot/grub/eltorito.img"
-    xorriso -as mkisofs -quiet -R -V OXBOX -o "$1" \
+    xorriso -report_about WARNING -as mkisofs -quiet -R -V OXBOX -o "$1" \
         -b boot/grub/eltorito.img -no-emul-boot -boot-load-size 4 -boot-info-table --grub2-boot-info "$2"
 }
