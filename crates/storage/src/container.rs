@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use crate::Error;
+use crate::Format;
 use crate::Image;
 use crate::MediaKind;
 use crate::OpenMode;
@@ -48,16 +49,15 @@ impl Container {
 
     /// Opens one image as a medium of a given kind. A CD/DVD opens for reading only.
     pub fn open_as(path: &Path, kind: MediaKind, mode: OpenMode) -> Result<Self> {
-        let (format, found) = match (crate::probe(path), kind) {
-            (Ok(found), _) => found,
+        let format = match (crate::probe(path), kind) {
+            // What the name of a raw file says is a hint; the caller knows the drive.
+            (Ok((format, _)), _) => format,
             // Any file can go into a CD or floppy drive, whatever its name is.
             (Err(Error::Unsupported { .. }), MediaKind::Dvd | MediaKind::Floppy) => {
-                (&crate::format::raw::Raw as &dyn crate::Format, kind)
+                &crate::format::raw::Raw as &dyn Format
             }
             (Err(e), _) => return Err(e),
         };
-        // The name of a raw file is a hint; the caller knows the drive.
-        let kind = if format.id() == "RAW" { kind } else { found };
         let mode = match kind {
             MediaKind::Dvd => OpenMode::ReadOnly,
             MediaKind::HardDisk | MediaKind::Floppy => mode,
@@ -301,4 +301,15 @@ fn read_layers(images: &[Box<dyn Image>], offset: u64, buf: &mut [u8]) -> Result
         buf = rest;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_can_move_between_threads() {
+        fn is_send<T: Send>() {}
+        is_send::<Container>();
+    }
 }

@@ -114,23 +114,23 @@ fn copy(
         progress.report(at, target.size())?;
         let run = source.run_at(at, size - at)?;
         let end = at + run.len;
-        if run.state != RunState::Data {
-            if !target_is_blank {
-                target.discard(at, run.len)?;
+        if run.state != RunState::Data && !target_is_blank {
+            target.discard(at, run.len)?;
+        }
+        while run.state == RunState::Data && at < end {
+            // Up to the next multiple of a piece, so that each block is written once.
+            let len = (PIECE as u64 - at % PIECE as u64).min(end - at);
+            let piece = &mut piece[..len as usize];
+            source.read_at(at, piece)?;
+            match (is_zero(piece), target_is_blank) {
+                (true, true) => {}
+                (true, false) => target.discard(at, len)?,
+                (false, _) => target.write_at(at, piece)?,
             }
-            at = end;
-            continue;
+            at += len;
+            progress.report(at, target.size())?;
         }
-        // Up to the next multiple of a piece, so that each block of the target is written once.
-        let len = (PIECE as u64 - at % PIECE as u64).min(end - at);
-        let piece = &mut piece[..len as usize];
-        source.read_at(at, piece)?;
-        match (is_zero(piece), target_is_blank) {
-            (true, true) => {}
-            (true, false) => target.discard(at, len)?,
-            (false, _) => target.write_at(at, piece)?,
-        }
-        at += len;
+        at = end;
     }
     let rest = target.size() - size;
     if !target_is_blank && rest > 0 {

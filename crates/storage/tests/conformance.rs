@@ -290,6 +290,15 @@ fn a_vdi_remembers_its_metadata_and_changes_its_modification_uuid_once_a_session
     drop(disk);
     let disk = Container::open(&path, OpenMode::ReadOnly).unwrap();
     assert_eq!(disk.images()[0].meta(), meta);
+    drop(disk);
+    let mut disk = Container::open(&path, OpenMode::ReadWrite).unwrap();
+    disk.top_image().set_meta(&meta).unwrap();
+    disk.write_at(0, &[1; 512]).unwrap();
+    assert_ne!(
+        disk.top_image().meta().modification,
+        meta.modification,
+        "a write after a change of metadata shows"
+    );
 }
 
 #[test]
@@ -400,4 +409,12 @@ fn any_file_goes_into_a_cd_drive_and_none_is_written_there() {
     assert_eq!((disk.size(), disk.mode()), (6144, OpenMode::ReadOnly));
     assert!(disk.write_at(0, &[0; 2048]).is_err());
     assert!(Container::open_as(&path, MediaKind::HardDisk, OpenMode::ReadWrite).is_err());
+    let vdi = folder.path().join("disk.vdi");
+    drop(create(
+        &vdi,
+        "VDI",
+        &CreateParams::new(SIZE, Variant::Dynamic),
+    ));
+    assert!(Container::open_as(&vdi, MediaKind::Dvd, OpenMode::ReadOnly).is_err());
+    assert!(Container::open_as(&vdi, MediaKind::HardDisk, OpenMode::ReadWrite).is_ok());
 }

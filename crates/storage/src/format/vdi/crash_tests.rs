@@ -326,8 +326,8 @@ fn apply(file: &mut Vec<u8>, change: &Change, mut keep: impl FnMut(u64) -> bool)
 
 #[test]
 fn a_power_cut_anywhere_keeps_what_was_flushed() {
-    for variant in [Variant::Dynamic, Variant::Differencing] {
-        for seed in 0..3 {
+    for variant in [Variant::Dynamic, Variant::Fixed, Variant::Differencing] {
+        for seed in 0..5 {
             power_cuts(variant, seed);
         }
     }

@@ -98,9 +98,7 @@ impl VdiImage {
         })
     }
 
-    /// Must come before the first change of a session: gives the image a new modification UUID,
-    /// so that no child takes it for what it was, and corrects the count a crash may have left.
-    pub(super) fn announce(&mut self) -> Result<()> {
+    fn require_intact(&self) -> Result<()> {
         self.file.require_writable()?;
         if self.broken {
             return Err(Error::unsupported(
@@ -108,6 +106,13 @@ impl VdiImage {
                 "writing its header failed, so nothing more is written: close the image and open it again",
             ));
         }
+        Ok(())
+    }
+
+    /// Must come before the first change of a session: gives the image a new modification UUID,
+    /// so that no child takes it for what it was, and corrects the count a crash may have left.
+    pub(super) fn announce(&mut self) -> Result<()> {
+        self.require_intact()?;
         if self.announced {
             return Ok(());
         }
@@ -279,7 +284,8 @@ impl Image for VdiImage {
     }
 
     fn set_meta(&mut self, meta: &Meta) -> Result<()> {
-        self.announce()?;
+        // Not a change of the disk's contents, so the session stays unannounced.
+        self.require_intact()?;
         let header = self.header.with_meta(meta.clone(), self.file.path())?;
         self.file.write(0, &header.encode(self.file.path())?)?;
         self.file.sync()?;
