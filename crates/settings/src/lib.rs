@@ -1,8 +1,22 @@
 //! Settings: the machine files (`NAME.vbox`) and the user's `VirtualBox.xml`.
 
+//!
+//! [`MachineFile::load`] and [`GlobalFile::load`] give the content as plain data ([`model`]), to be
+//! changed in place and saved. What the data does not model survives in the file.
+//!
+//! `dom` is the XML tree, `codec` the one description of every setting, `merge` brings changes into
+//! the tree of an existing file, `file` loads and saves, [`version`] has the format's history.
+
+mod codec;
+mod dom;
+mod file;
+mod merge;
 pub mod model;
 mod value;
 pub mod version;
+
+pub use file::{Error, GlobalFile, MachineFile, SettingsFile};
+pub use version::Version;
 
 use std::path::{Path, PathBuf};
 

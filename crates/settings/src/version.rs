@@ -73,6 +73,17 @@ impl Version {
         self >= Self::V1_15
     }
 
+    /// Until 1.18, sound that is on is on in both directions unless the file says otherwise; from
+    /// 1.19 on, a direction that is not mentioned is off.
+    pub(crate) fn audio_directions_follow(self) -> bool {
+        self < Self::V1_19
+    }
+
+    /// Until 1.18, NAT lets guests reach the host's loopback; from 1.19 on only if the file says.
+    pub(crate) fn nat_reaches_localhost(self) -> bool {
+        self < Self::V1_19
+    }
+
     /// `Hardware/@version` is written before 1.16.
     pub(crate) fn has_hardware_version(self) -> bool {
         self < Self::V1_16

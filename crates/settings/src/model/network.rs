@@ -87,7 +87,7 @@ pub enum NetworkMode {
 }
 
 /// The built-in NAT.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nat {
     /// Guest network in CIDR form; empty for 10.0.x.0/24.
     pub network: String,
@@ -106,6 +106,26 @@ pub struct Nat {
     pub tftp: NatTftp,
     /// Port forwarding, by name.
     pub forwards: Vec<NatForward>,
+}
+
+impl Default for Nat {
+    fn default() -> Self {
+        Self {
+            network: String::new(),
+            host_ip: String::new(),
+            mtu: 0,
+            sock_send: 0,
+            sock_recv: 0,
+            tcp_send: 0,
+            tcp_recv: 0,
+            // As every version before 1.19 behaves: off needs 1.19.
+            localhost_reachable: true,
+            dns: NatDns::default(),
+            alias: NatAlias::default(),
+            tftp: NatTftp::default(),
+            forwards: Vec::new(),
+        }
+    }
 }
 
 /// Name resolution of the NAT.
