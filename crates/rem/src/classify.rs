@@ -4,6 +4,7 @@ use cpu::Exception;
 use iced_x86::{Code as Op, CpuidFeature as F, Instruction, Mnemonic as M, OpKind, Register};
 
 use crate::mode::Mode;
+use crate::vector;
 
 /// How an instruction is translated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +45,8 @@ pub enum Kind {
     Lea,
     /// BT, BTS, BTR, BTC with a register bit offset into memory.
     BitString,
-    /// MASKMOVQ, MASKMOVDQU: implicit destination.
-    MaskMov,
+    /// Masked vector access, done element by element.
+    ExecVector,
 }
 
 /// What of the floating-point unit an instruction needs.
@@ -102,7 +103,7 @@ pub fn classify(insn: &Instruction, mode: &Mode) -> Kind {
         {
             BitString
         }
-        M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu => MaskMov,
+        _ if vector::handles(insn) => ExecVector,
         // Hints, and fences that the host runs itself below.
         M::Prefetch
         | M::Prefetchnta

@@ -39,7 +39,14 @@ pub fn load(ctx: &mut Ctx) {
     }
 }
 
-/// Runs `f` with the host's own x87 and MXCSR defaults put back afterwards.
+/// Switches the host's x87 unit to MMX state, as any MMX instruction does.
+pub fn touch_mmx() {
+    // SAFETY: writes MM0 with its own value; x87 registers are the guest's by the engine's
+    // convention.
+    unsafe { std::arch::asm!("movq mm0, mm0", options(nostack, nomem)) };
+}
+
+/// Puts the host's own x87 and MXCSR defaults back.
 pub fn host_defaults() {
     let mxcsr: u32 = 0x1f80;
     // SAFETY: puts both control words to the values the ABI gives every thread.

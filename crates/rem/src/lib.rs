@@ -29,6 +29,7 @@ pub mod sys;
 mod thunks;
 mod tlb;
 mod translate;
+mod vector;
 
 use std::alloc::Layout;
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use crate::emit::Code;
 use crate::site::{Action, Site};
 use crate::sys::{self, Flow};
 use crate::tlb::Place;
-use crate::{fpu, thunks};
+use crate::{fpu, thunks, vector};
 
 /// Entry from the thunks: handles call `kind`, returns the host address to go on at.
 #[allow(unsafe_code)]
@@ -173,6 +173,10 @@ fn exec(ctx: &mut Ctx, core: &mut Core) -> u64 {
     let result = match e.action {
         Action::Raise(exception) => Err(exception),
         Action::Execute(insn) => core.with_sys(ctx, |sys| sys::execute(sys, &insn)),
+        Action::ExecuteVector(insn) => vector::execute(ctx, core, &insn).map(|()| {
+            ctx.state.rip = insn.next_ip() & core.mode.ip_mask();
+            Flow::Next
+        }),
         Action::ExecuteFpu(insn) => {
             fpu::save(ctx);
             let r = core.with_sys(ctx, |sys| sys::execute(sys, &insn));

@@ -41,6 +41,8 @@ pub enum Action {
     Execute(Instruction),
     /// `sys::execute` on the FPU image.
     ExecuteFpu(Instruction),
+    /// `vector::execute`.
+    ExecuteVector(Instruction),
     /// Raises an exception.
     Raise(Exception),
 }

@@ -6,6 +6,7 @@ use std::mem::offset_of;
 
 use crate::ctx::{Call, Ctx, gpr};
 
+#[allow(improper_ctypes)] // the assembly uses fields of `Ctx` by offset only
 unsafe extern "C" {
     /// Runs translated code at `host` until a call returns [`exit_address`].
     fn rem_enter(ctx: *mut Ctx, host: u64);

@@ -229,7 +229,9 @@ fn flags_effect(insn: &Instruction, kind: Kind) -> (u64, u64) {
         out
     };
     match kind {
-        Kind::Exec | Kind::ExecEnd | Kind::ExecFpu | Kind::Raise(_) => (rflags::ARITH, 0),
+        Kind::Exec | Kind::ExecEnd | Kind::ExecFpu | Kind::ExecVector | Kind::Raise(_) => {
+            (rflags::ARITH, 0)
+        },
         Kind::Copy | Kind::BitString => {
             let reads = convert(insn.rflags_read());
             // Flags that the manual leaves undefined count as overwritten.
@@ -411,7 +413,7 @@ impl Builder<'_> {
             Kind::Leave => self.leave(i),
             Kind::Lea => self.lea(&insn),
             Kind::BitString => self.bit_string(i),
-            Kind::MaskMov => self.mask_move(i),
+            Kind::ExecVector => self.exec(Action::ExecuteVector(insn), true),
         }
         true
     }
@@ -591,8 +593,7 @@ impl Builder<'_> {
             return self.copy_registers(&insn);
         };
         let size = insn.memory_size().size() as u32;
-        let vsib = insn.is_vsib();
-        if size == 0 || size > 64 || vsib || !for_64_bit(&mut insn) {
+        if size == 0 || size > 64 || !for_64_bit(&mut insn) {
             return self.exec(Action::Execute(i.insn), true);
         }
         let access = self.info.info(&insn).op_access(memory);
@@ -801,32 +802,6 @@ impl Builder<'_> {
         insn.set_memory_displ_size(0);
         insn.set_memory_base(Register::R10);
         self.encode(&insn);
-        self.done();
-    }
-
-    fn mask_move(&mut self, i: &Insn) {
-        let mut insn = i.insn;
-        let size = if insn.op_register(1).is_mm() { 8 } else { 16 };
-        let bytes = match insn.op0_kind() {
-            OpKind::MemorySegDI => 2,
-            OpKind::MemorySegEDI => 4,
-            _ => 8,
-        };
-        if i.live {
-            self.hot.save_flags();
-        }
-        match bytes {
-            2 => self.hot.movzx16(T0, 7),
-            4 => self.hot.mov32(T0, 7),
-            _ => self.hot.mov(T0, 7),
-        }
-        self.access(&self.memory_access(&insn, size, OpAccess::ReadWrite, i.live));
-        self.hot.store(ctx::tmp(0), 7);
-        self.hot.mov(7, T0);
-        insn.set_op0_kind(OpKind::MemorySegRDI);
-        insn.set_segment_prefix(Register::None);
-        self.encode(&insn);
-        self.hot.load(7, ctx::tmp(0));
         self.done();
     }
 

@@ -1,0 +1,11 @@
+//! Tests of single instructions on a small machine.
+
+mod gates;
+mod long;
+mod machine;
+mod modes;
+mod native;
+mod operands;
+mod paging;
+mod system;
+mod tasks;

@@ -1,0 +1,206 @@
+//! Vector instructions that access memory element by element, under a mask: each element may
+//! fault or be left out, so they are done one element at a time (SDM vol. 2, VPGATHER, VMASKMOV,
+//! MASKMOVDQU).
+
+use cpu::{Exception, Fault, Seg};
+use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
+
+use crate::core::Core;
+use crate::ctx::Ctx;
+use crate::sys::As;
+
+/// Whether [`execute`] knows the instruction.
+pub fn handles(insn: &Instruction) -> bool {
+    insn.is_vsib() && !insn.op0_register().is_zmm()
+        || matches!(
+            insn.mnemonic(),
+            M::Vmaskmovps
+                | M::Vmaskmovpd
+                | M::Vpmaskmovd
+                | M::Vpmaskmovq
+                | M::Maskmovq
+                | M::Maskmovdqu
+                | M::Vmaskmovdqu
+        )
+}
+
+/// Carries the instruction out. Vector registers are in `ctx.ymm`.
+///
+/// # Errors
+/// What an element's access raises; elements before it are done.
+pub fn execute(ctx: &mut Ctx, core: &mut Core, insn: &Instruction) -> Fault {
+    if insn.is_vsib() {
+        return gather(ctx, core, insn);
+    }
+    match insn.mnemonic() {
+        M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu => byte_mask(ctx, core, insn),
+        _ => mask_move(ctx, core, insn),
+    }
+}
+
+/// Where an element is, relative to the operand's first byte.
+fn access(
+    ctx: &mut Ctx,
+    core: &mut Core,
+    insn: &Instruction,
+    offset: u64,
+    data: &mut [u8],
+    write: bool,
+) -> Fault {
+    let seg = match insn.memory_segment() {
+        Register::ES => Seg::Es,
+        Register::CS => Seg::Cs,
+        Register::SS => Seg::Ss,
+        Register::FS => Seg::Fs,
+        Register::GS => Seg::Gs,
+        _ => Seg::Ds,
+    };
+    core.with_sys(ctx, |sys| {
+        let at = sys.linear_at(seg, offset, data.len(), write)?;
+        if write { sys.mem.write(at, data, As::Current) } else { sys.mem.read(at, data, As::Current) }
+    })
+}
+
+fn gpr(ctx: &Ctx, r: Register) -> u64 {
+    if r == Register::None {
+        return 0;
+    }
+    let value = ctx.state.gpr[r.full_register().number() & 15];
+    match r.size() {
+        2 => value & 0xffff,
+        4 => value & 0xffff_ffff,
+        _ => value,
+    }
+}
+
+fn address_mask(insn: &Instruction, core: &Core) -> u64 {
+    let base = insn.memory_base();
+    let bytes = if base == Register::None {
+        if core.mode.code64() { 8 } else { 4 }
+    } else {
+        base.size()
+    };
+    if bytes == 8 { u64::MAX } else { 0xffff_ffff }
+}
+
+fn gather(ctx: &mut Ctx, core: &mut Core, insn: &Instruction) -> Fault {
+    let dest = insn.op0_register();
+    let mask = insn.op2_register();
+    let index = insn.memory_index();
+    let (d, m, x) = (dest.number() & 15, mask.number() & 15, index.number() & 15);
+    if d == m || d == x || m == x {
+        return Err(Exception::ud());
+    }
+    // Names end in the sizes of index and data: D or Q; PS and PD are 4 and 8 bytes of data.
+    let (index_bytes, data_bytes) = match insn.mnemonic() {
+        M::Vpgatherdd | M::Vgatherdps => (4, 4),
+        M::Vpgatherdq | M::Vgatherdpd => (4, 8),
+        M::Vpgatherqd | M::Vgatherqps => (8, 4),
+        M::Vpgatherqq | M::Vgatherqpd => (8, 8),
+        _ => return Err(Exception::ud()),
+    };
+    let vector = if dest.is_ymm() || index.is_ymm() { 32 } else { 16 };
+    let count = (vector / index_bytes).min(vector / data_bytes);
+    let base = gpr(ctx, insn.memory_base());
+    let limit = address_mask(insn, core);
+    for i in 0..count {
+        let place = i * data_bytes..(i + 1) * data_bytes;
+        let selected = ctx.ymm[m][place.end - 1] & 0x80 != 0;
+        if selected {
+            let raw = &ctx.ymm[x][i * index_bytes..(i + 1) * index_bytes];
+            let mut wide = [if raw[index_bytes - 1] & 0x80 != 0 { 0xff } else { 0 }; 8];
+            wide[..index_bytes].copy_from_slice(raw);
+            let offset = base
+                .wrapping_add(
+                    u64::from_le_bytes(wide).wrapping_mul(insn.memory_index_scale().into()),
+                )
+                .wrapping_add(insn.memory_displacement64())
+                & limit;
+            let mut data = [0; 8];
+            access(ctx, core, insn, offset, &mut data[..data_bytes], false)?;
+            ctx.ymm[d][place.clone()].copy_from_slice(&data[..data_bytes]);
+        }
+        ctx.ymm[m][place].fill(0);
+    }
+    ctx.ymm[m].fill(0);
+    ctx.ymm[d][count * data_bytes..].fill(0);
+    Ok(())
+}
+
+fn mask_move(ctx: &mut Ctx, core: &mut Core, insn: &Instruction) -> Fault {
+    let bytes = if matches!(insn.mnemonic(), M::Vmaskmovps | M::Vpmaskmovd) { 4 } else { 8 };
+    let store = insn.op0_kind() == OpKind::Memory;
+    let (register, mask) = if store {
+        (insn.op2_register(), insn.op1_register())
+    } else {
+        (insn.op0_register(), insn.op1_register())
+    };
+    let (r, m) = (register.number() & 15, mask.number() & 15);
+    let vector = if register.is_ymm() { 32 } else { 16 };
+    let limit = address_mask(insn, core);
+    let start = if insn.is_ip_rel_memory_operand() {
+        insn.ip_rel_memory_address()
+    } else {
+        gpr(ctx, insn.memory_base())
+            .wrapping_add(
+                gpr(ctx, insn.memory_index()).wrapping_mul(insn.memory_index_scale().into()),
+            )
+            .wrapping_add(insn.memory_displacement64())
+            & limit
+    };
+    let masks = ctx.ymm[m];
+    let mut result = [0; 32];
+    for i in 0..vector / bytes {
+        let place = i * bytes..(i + 1) * bytes;
+        if masks[place.end - 1] & 0x80 == 0 {
+            continue;
+        }
+        let offset = start.wrapping_add(place.start as u64) & limit;
+        let mut data = [0; 8];
+        if store {
+            data[..bytes].copy_from_slice(&ctx.ymm[r][place]);
+            access(ctx, core, insn, offset, &mut data[..bytes], true)?;
+        } else {
+            access(ctx, core, insn, offset, &mut data[..bytes], false)?;
+            result[place].copy_from_slice(&data[..bytes]);
+        }
+    }
+    if !store {
+        ctx.ymm[r] = result;
+    }
+    Ok(())
+}
+
+/// MASKMOVQ keeps its MMX registers in the host's x87 unit: those come through the FPU image.
+fn byte_mask(ctx: &mut Ctx, core: &mut Core, insn: &Instruction) -> Fault {
+    let (source, mask) = (insn.op1_register(), insn.op2_register());
+    let mmx = source.is_mm();
+    let read = |ctx: &Ctx, r: Register| -> [u8; 16] {
+        let mut out = [0; 16];
+        if mmx {
+            // FXSAVE puts MM0 to MM7 at 32, 48, ... while the top of stack is 0, as MMX sets it.
+            let at = 32 + 16 * (r.number() & 7);
+            out[..8].copy_from_slice(&ctx.state.fpu.0[at..at + 8]);
+        } else {
+            out.copy_from_slice(&ctx.ymm[r.number() & 15][..16]);
+        }
+        out
+    };
+    if mmx {
+        // The instruction is also a switch to MMX state, like any other.
+        crate::fpu::touch_mmx();
+        crate::fpu::save(ctx);
+    }
+    let (data, masks) = (read(ctx, source), read(ctx, mask));
+    let start = match insn.op0_kind() {
+        OpKind::MemorySegDI => ctx.state.gpr[7] & 0xffff,
+        OpKind::MemorySegEDI => ctx.state.gpr[7] & 0xffff_ffff,
+        _ => ctx.state.gpr[7],
+    };
+    for i in 0..if mmx { 8 } else { 16 } {
+        if masks[i] & 0x80 != 0 {
+            access(ctx, core, insn, start.wrapping_add(i as u64), &mut [data[i]], true)?;
+        }
+    }
+    Ok(())
+}
