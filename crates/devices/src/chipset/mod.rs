@@ -4,6 +4,7 @@
 pub mod debugcon;
 pub mod fwcfg;
 pub mod i440fx;
+pub mod i8259;
 pub mod pcbios;
 pub mod pciconf;
 pub mod piix3isa;
