@@ -6,6 +6,7 @@ use pdm::DeviceReg;
 /// All devices this build has.
 pub static DEVICES: &[DeviceReg] = &[
     // Chipset: the host bridge before the ROM, the local APICs before what signals them.
+    crate::chipset::apic::REG,
     crate::chipset::i8259::REG,
     crate::chipset::pciconf::REG,
     crate::chipset::i440fx::REG,
