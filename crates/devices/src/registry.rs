@@ -8,6 +8,7 @@ pub static DEVICES: &[DeviceReg] = &[
     // Chipset: the host bridge before the ROM, the local APICs before what signals them.
     crate::chipset::apic::REG,
     crate::chipset::i8259::REG,
+    crate::chipset::i8254::REG,
     crate::chipset::pciconf::REG,
     crate::chipset::i440fx::REG,
     crate::chipset::piix3isa::REG,

@@ -5,6 +5,7 @@ pub mod apic;
 pub mod debugcon;
 pub mod fwcfg;
 pub mod i440fx;
+pub mod i8254;
 pub mod i8259;
 pub mod pcbios;
 pub mod pciconf;
