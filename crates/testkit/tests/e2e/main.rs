@@ -1,0 +1,16 @@
+//! Whole machines, driven through `VBoxManage` only, with the software engine unless said.
+//!
+//! Run one with `cargo test --release -p testkit --test e2e NAME`. `OXBOX_LONG=1` asks for the long
+//! variants, `OXBOX_SHOTS=FOLDER` keeps the screenshots, `OXBOX_E2E=require` makes missing
+//! surroundings a failure.
+
+mod debian;
+mod installer;
+mod kill;
+mod memtest;
+mod small;
+
+use std::time::Duration;
+
+/// Generous: what a test waits for is an event, and a slow host is not a fault.
+const MINUTE: Duration = Duration::from_secs(60);
