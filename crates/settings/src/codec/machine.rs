@@ -83,12 +83,17 @@ pub(super) fn machine(x: &mut Xml<'_>, m: &mut Machine) -> Done {
 
 /// A machine in the root group only has no `Groups`.
 fn groups(x: &mut Xml<'_>, groups: &mut Vec<String>) -> Done {
-    if !x.reading() && groups.len() == 1 && groups[0] == "/" {
+    let root = ["/"];
+    if !x.reading() && (groups.is_empty() || *groups == root) {
         return Ok(());
     }
     x.since(Version::V1_13).child("Groups", |x| {
         x.list("Group", groups, |x, g| x.required("name", g))
-    })
+    })?;
+    if groups.is_empty() {
+        *groups = root.map(str::to_owned).to_vec();
+    }
+    Ok(())
 }
 
 fn snapshot(x: &mut Xml<'_>, s: &mut Snapshot) -> Done {

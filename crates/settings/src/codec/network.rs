@@ -29,7 +29,7 @@ pub(super) fn adapter(x: &mut Xml<'_>, a: &mut NetworkAdapter) -> Done {
     x.rare("trace", &mut a.trace, false)?;
     x.rare("tracefile", &mut a.trace_file, String::new())?;
     // What a file means that does not name the model is PCnet FAST III.
-    x.attr("type", &mut a.kind, NetworkAdapterType::Am79C973)?;
+    x.explicit("type", &mut a.kind, NetworkAdapterType::Am79C973)?;
     x.since(Version::V1_12)
         .rare("bandwidthGroup", &mut a.bandwidth_group, String::new())?;
     let deny = PromiscuousPolicy::Deny;

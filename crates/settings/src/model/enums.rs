@@ -22,9 +22,9 @@ macro_rules! words {
                 match self { $(Self::$variant => $text),+ }
             }
 
-            /// The value a settings file's word means.
+            /// The value a settings file's word means, in any case: products changed theirs.
             pub fn from_text(text: &str) -> Option<Self> {
-                match text { $($text => Some(Self::$variant),)+ _ => None }
+                Self::ALL.iter().copied().find(|v| v.as_str().eq_ignore_ascii_case(text))
             }
         }
 

@@ -40,7 +40,8 @@ pub struct Machine {
     /// Root of the snapshot tree.
     pub snapshot: Option<Box<Snapshot>>,
     pub hardware: Hardware,
-    /// Groups shown by front ends, each starting with `/`. `["/"]` is written as nothing.
+    /// Groups shown by front ends, each starting with `/`. `["/"]` where the file has none; none
+    /// at all means the same.
     pub groups: Vec<String>,
     pub tracing: Tracing,
     pub guest_debug: GuestDebug,
@@ -97,7 +98,7 @@ impl Default for Machine {
             teleporter: Teleporter::default(),
             snapshot: None,
             hardware: Hardware::default(),
-            groups: Vec::new(),
+            groups: vec!["/".to_owned()],
             tracing: Tracing::default(),
             guest_debug: GuestDebug::default(),
             autostart: Autostart::default(),
