@@ -33,6 +33,8 @@ mod string;
 mod syscall;
 mod table;
 mod task;
+#[cfg(test)]
+mod tests;
 mod transfer;
 pub mod walk;
 

@@ -330,7 +330,11 @@ impl Machine {
             attr: system | 11,
             sel: sel::TSS,
         };
-        m.put(GDT + u64::from(sel::TSS), 8, descriptor(TSS, 0x1ff, system | 11));
+        m.put(
+            GDT + u64::from(sel::TSS),
+            8,
+            descriptor(TSS, 0x1ff, system | 11),
+        );
         m.level(0);
         m
     }
@@ -474,12 +478,22 @@ impl Machine {
     /// Executes an instruction that must fault; nothing but the flags of [`State`] that matter
     /// for restarting is compared.
     pub fn fault(&mut self, code: &[u8]) -> (Vector, u32) {
-        let before = (self.state.gpr, self.state.rip, self.state.rflags, self.state.seg);
+        let before = (
+            self.state.gpr,
+            self.state.rip,
+            self.state.rflags,
+            self.state.seg,
+        );
         let e = self
             .run(code)
             .err()
             .unwrap_or_else(|| panic!("{code:02x?} did not fault"));
-        let after = (self.state.gpr, self.state.rip, self.state.rflags, self.state.seg);
+        let after = (
+            self.state.gpr,
+            self.state.rip,
+            self.state.rflags,
+            self.state.seg,
+        );
         assert_eq!(before, after, "{code:02x?} faulted half way");
         (e.vector, e.code)
     }
