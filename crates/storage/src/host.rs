@@ -283,6 +283,14 @@ impl HostFile {
     }
 }
 
+impl Drop for HostFile {
+    /// Closing alone is not enough: a child process that another thread is starting right now has
+    /// inherited the open file, and with it the lock, until it runs its program.
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
 /// Makes the name of a new file survive a power cut.
 pub(crate) fn sync_folder_of(path: &Path) -> Result<()> {
     let folder = match path.parent() {

@@ -24,7 +24,7 @@ pub mod format;
 pub use container::Container;
 pub use convert::{clone_into, clone_to_new, convert_from_reader};
 pub use error::{Error, Result};
-pub use format::{FORMATS, create_image, format_by_id, open_image, probe};
+pub use format::{FORMATS, create_child, create_image, format_by_id, open_image, probe};
 pub use image::{
     CheckReport, CreateParams, Format, Geometry, Image, MediaKind, Meta, OpenMode, ParentLink,
     Progress, Run, RunState, Variant, capability,

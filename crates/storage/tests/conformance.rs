@@ -316,7 +316,9 @@ fn a_chain_whose_parent_changed_or_is_another_is_refused() {
         "VDI",
         &CreateParams::new(SIZE, Variant::Dynamic),
     ));
-    drop(create_child(&[&base], &child, SIZE));
+    let uuid = uuid::Uuid::from_u128(77);
+    drop(storage::create_child(&child, uuid, &base).unwrap());
+    assert_eq!(media_info(&child).unwrap().uuid, Some(uuid));
     let open = |chain: &[&Path]| Container::open_chain(chain, OpenMode::ReadWrite);
     assert!(open(&[&base, &child]).is_ok());
     assert!(matches!(
@@ -417,4 +419,26 @@ fn any_file_goes_into_a_cd_drive_and_none_is_written_there() {
     ));
     assert!(Container::open_as(&vdi, MediaKind::Dvd, OpenMode::ReadOnly).is_err());
     assert!(Container::open_as(&vdi, MediaKind::HardDisk, OpenMode::ReadWrite).is_ok());
+}
+
+/// A child process inherits open files between its fork and its exec; the lock must not live on
+/// in it.
+#[test]
+fn closing_gives_up_the_lock_even_while_processes_are_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.vdi");
+    drop(create(
+        &path,
+        "VDI",
+        &CreateParams::new(SIZE, Variant::Dynamic),
+    ));
+    let starter = std::thread::spawn(|| {
+        for _ in 0..300 {
+            std::process::Command::new("true").status().unwrap();
+        }
+    });
+    while !starter.is_finished() {
+        drop(Container::open(&path, OpenMode::ReadWrite).unwrap());
+    }
+    starter.join().unwrap();
 }

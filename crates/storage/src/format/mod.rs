@@ -2,14 +2,18 @@
 
 use std::path::Path;
 
+use uuid::Uuid;
+
 use crate::CreateParams;
 use crate::Error;
 use crate::Format;
 use crate::Image;
 use crate::MediaKind;
 use crate::OpenMode;
+use crate::ParentLink;
 use crate::Progress;
 use crate::Result;
+use crate::Variant;
 use crate::host::HostFile;
 
 pub mod raw;
@@ -83,6 +87,32 @@ pub fn create_image(
             format!("images of format '{format}' cannot be made"),
         )),
     }
+}
+
+/// Creates a differencing VDI image of a parent, as large as that is now
+/// (`createmedium --diffparent`, snapshots). The parent must not be written any more.
+pub fn create_child(path: &Path, uuid: Uuid, parent: &Path) -> Result<Box<dyn Image>> {
+    let info = crate::media_info(parent)?;
+    let Some(parent_uuid) = info.uuid else {
+        return Err(Error::unsupported(
+            parent,
+            format!(
+                "{} images cannot be a parent: they have no UUID",
+                info.format
+            ),
+        ));
+    };
+    let params = CreateParams {
+        size: info.size,
+        variant: Variant::Differencing,
+        uuid,
+        parent: Some(ParentLink {
+            uuid: parent_uuid,
+            modification: info.modification.unwrap_or_default(),
+        }),
+        comment: String::new(),
+    };
+    vdi::Vdi.create(path, &params, &mut Progress::none())
 }
 
 /// The lower-case ending of a file name, without the dot.
