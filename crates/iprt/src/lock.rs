@@ -56,6 +56,14 @@ impl FileLock {
     }
 }
 
+impl Drop for FileLock {
+    /// Closing alone is not enough: a child process that another thread is starting right now has
+    /// inherited the open file, and with it the lock, until it runs its program.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
+}
+
 fn open_private(path: &Path) -> Result<File, Error> {
     OpenOptions::new()
         .read(true)
