@@ -7,8 +7,10 @@ use pdm::DeviceReg;
 pub static DEVICES: &[DeviceReg] = &[
     // Chipset: the host bridge before the ROM, the local APICs before what signals them.
     crate::chipset::apic::REG,
+    crate::chipset::ioapic::REG,
     crate::chipset::i8259::REG,
     crate::chipset::i8254::REG,
+    crate::chipset::mc146818::REG,
     crate::chipset::pciconf::REG,
     crate::chipset::i440fx::REG,
     crate::chipset::piix3isa::REG,
@@ -16,6 +18,7 @@ pub static DEVICES: &[DeviceReg] = &[
     crate::chipset::fwcfg::REG,
     crate::chipset::debugcon::REG,
     crate::graphics::vga::REG,
+    crate::storage::piix3ide::REG,
     crate::input::pckbd::REG,
     crate::serial::REG,
 ];

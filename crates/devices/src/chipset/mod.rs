@@ -7,6 +7,8 @@ pub mod fwcfg;
 pub mod i440fx;
 pub mod i8254;
 pub mod i8259;
+pub mod ioapic;
+pub mod mc146818;
 pub mod pcbios;
 pub mod pciconf;
 pub mod piix3isa;
