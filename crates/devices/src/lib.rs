@@ -8,3 +8,4 @@ pub mod graphics;
 pub mod input;
 pub mod registry;
 pub mod serial;
+pub mod storage;

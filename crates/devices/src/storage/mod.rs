@@ -1,0 +1,3 @@
+//! Storage controllers.
+
+pub mod piix3ide;
