@@ -309,6 +309,7 @@ fn dma_moves_along_the_region_table() {
     assert_eq!(b.inp(0x1f7) & 1, 1);
     // TRIM.
     b.prd(&[(0x3000, 512)]);
+    b.host.phys.write(0x3000, &[0; 512]);
     b.host.phys.write(0x3000, &(10u64 | 4 << 48).to_le_bytes());
     b.out(0x1f1, 1);
     b.command_ext(0, 1, 0x06);
