@@ -70,6 +70,15 @@ impl Picture {
         counts
     }
 
+    /// How many pixels from row `top` on are almost black: text, on a light dialogue.
+    pub fn dark_pixels_from(&self, top: usize) -> usize {
+        self.pixels
+            .iter()
+            .skip(top * self.width)
+            .filter(|pixel| pixel.iter().all(|&part| part < 80))
+            .count()
+    }
+
     /// The text on the screen, a line for each row of characters; `?` where a shape is unknown.
     pub fn text(&self, font: &Font) -> String {
         // Text modes are 80 columns of 9 pixels, or of 8 where a machine shows 8-dot characters.
