@@ -153,7 +153,7 @@ impl Kvm {
                 .set_msrs(&msr_vec(rest)?)
                 .map_err(Error::call("KVM_SET_MSRS"))?;
             if done < rest.len() {
-                tracing::debug!("HWACCM: KVM refuses MSR {:#x}", rest[done].index);
+                tracing::debug!(target: "HWACCM", "KVM refuses MSR {:#x}", rest[done].index);
             }
             rest = &rest[(done + 1).min(rest.len())..];
         }

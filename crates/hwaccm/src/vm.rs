@@ -168,7 +168,7 @@ impl pgm::Listener for Follow {
             && let Err(e) = vm.update()
         {
             // Accesses to what is not mapped still arrive as MMIO exits and are served.
-            tracing::error!("HWACCM: memory slots are stale: {e}");
+            tracing::error!(target: "HWACCM", "memory slots are stale: {e}");
         }
     }
     fn code_written(&self, _: u64, _: u64) {}

@@ -103,6 +103,11 @@ impl Ram {
             })
     }
 
+    /// Bytes taken out of the pool so far.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
     /// Bytes in the pool.
     pub fn size(&self) -> u64 {
         self.size

@@ -1,0 +1,147 @@
+//! Which engine runs a vCPU.
+
+use std::sync::Arc;
+
+use cpu::{Bus, Engine};
+use pdm::cfgm::Node;
+use pgm::PhysMap;
+
+use crate::Error;
+
+/// Environment variable that overrides `EM/ForceEngine`: `rem` or `kvm`.
+const FORCE: &str = "OXBOX_ENGINE";
+
+/// What the configuration wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// The hardware engine where it works, otherwise the software engine.
+    Auto,
+    /// The software engine.
+    Rem,
+    /// The hardware engine or nothing.
+    Kvm,
+}
+
+impl EngineChoice {
+    /// Reads `EM/ForceEngine` (`rem`, `kvm`, or empty), which the environment overrides, and
+    /// `HWACCM/Enabled`. Also gives the reason, for the log.
+    pub(crate) fn from_config(config: &Node) -> Result<(Self, &'static str), Error> {
+        let forced = match std::env::var(FORCE) {
+            Ok(name) if !name.is_empty() => name,
+            _ => config
+                .child("EM")
+                .map_or_else(String::new, |em| em.str("ForceEngine", "")),
+        };
+        let enabled = match config.child("HWACCM") {
+            Some(node) => node.bool("Enabled", true)?,
+            None => true,
+        };
+        match forced.as_str() {
+            "rem" => Ok((Self::Rem, "forced")),
+            "kvm" => Ok((Self::Kvm, "forced")),
+            "" if !enabled => Ok((Self::Rem, "the machine's settings switch HWACCM off")),
+            "" => Ok((Self::Auto, "")),
+            other => Err(Error::Config(pdm::Error::Config {
+                key: "EM/ForceEngine".into(),
+                reason: format!("'{other}' is not 'rem' or 'kvm'"),
+            })),
+        }
+    }
+}
+
+/// The engines of one VM.
+pub(crate) struct Engines {
+    kvm: Option<Arc<hwaccm::Vm>>,
+    /// The software engine may take over.
+    rem_allowed: bool,
+}
+
+impl Engines {
+    /// Picks engines for a machine over `phys`, and says why in the log.
+    pub fn choose(config: &Node, phys: &Arc<PhysMap>) -> Result<Self, Error> {
+        let (choice, reason) = EngineChoice::from_config(config)?;
+        if choice == EngineChoice::Rem {
+            tracing::info!(target: "EM", "the software engine (REM) runs this machine: {reason}");
+            return Ok(Self {
+                kvm: None,
+                rem_allowed: true,
+            });
+        }
+        let made = hwaccm::probe().and_then(|probed| {
+            hwaccm::Vm::new(phys.clone(), probed.clone()).map(|vm| (vm, probed))
+        });
+        match made {
+            Ok((vm, probed)) => {
+                tracing::info!(target: "EM", "the hardware engine (HWACCM, KVM) runs this machine");
+                if let hwaccm::Probed::Partial(what) = probed {
+                    tracing::info!(target: "HWACCM", "this KVM is incomplete, REM stands by: {what}");
+                }
+                Ok(Self {
+                    kvm: Some(vm),
+                    rem_allowed: choice == EngineChoice::Auto,
+                })
+            }
+            Err(e) if choice == EngineChoice::Auto => {
+                tracing::info!(target: "EM", "the software engine (REM) runs this machine: {e}");
+                Ok(Self {
+                    kvm: None,
+                    rem_allowed: true,
+                })
+            }
+            Err(e) => Err(Error::NoEngine(e.to_string())),
+        }
+    }
+
+    /// CPUID leaves that the hardware engine can show; `None` without it.
+    pub fn cpuid_limit(&self) -> Option<Vec<crate::cpum::Row>> {
+        let vm = self.kvm.as_ref()?;
+        match vm.supported_cpuid() {
+            Ok(rows) => Some(rows),
+            Err(e) => {
+                tracing::warn!(target: "HWACCM", "{e}");
+                None
+            }
+        }
+    }
+
+    /// The engine to start vCPU `cpu` with.
+    pub fn first(
+        &self,
+        cpu: usize,
+        phys: &Arc<PhysMap>,
+        bus: Arc<dyn Bus>,
+    ) -> Result<Box<dyn Engine>, Error> {
+        let Some(vm) = &self.kvm else {
+            return rem(cpu, phys, bus);
+        };
+        match hwaccm::Kvm::new(cpu, vm, bus.clone()) {
+            Ok(engine) => Ok(Box::new(engine)),
+            Err(e) if self.rem_allowed => {
+                tracing::warn!(target: "EM", "vCPU {cpu} goes to the software engine: {e}");
+                rem(cpu, phys, bus)
+            }
+            Err(e) => Err(Error::NoEngine(e.to_string())),
+        }
+    }
+
+    /// The engine to go on with when `old` could not.
+    pub fn next(
+        &self,
+        old: &dyn Engine,
+        cpu: usize,
+        phys: &Arc<PhysMap>,
+        bus: Arc<dyn Bus>,
+    ) -> Result<Box<dyn Engine>, Error> {
+        if !self.rem_allowed {
+            return Err(Error::NoEngine("the hardware engine was forced".into()));
+        }
+        if old.name() != "HWACCM" {
+            return Err(Error::NoEngine("it was the software engine already".into()));
+        }
+        rem(cpu, phys, bus)
+    }
+}
+
+fn rem(cpu: usize, phys: &Arc<PhysMap>, bus: Arc<dyn Bus>) -> Result<Box<dyn Engine>, Error> {
+    rem::Rem::new(cpu, phys.clone(), bus).map_err(|e| Error::NoEngine(e.to_string()))
+}
