@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034
 # What ./try and ./test ask of the machine they run on. Sourced, never run.
 
 # The oldest compiler that Cargo.toml accepts.
@@ -54,8 +55,8 @@ Get it from https://rustup.rs (or, on Debian 13: apt-get install rustup && rustu
         fail "Rust $RUST_NEEDED or newer is needed, this is $have; run: rustup update stable"
 }
 
-# What building and the small guests need.
-BUILD_PACKAGES=(gcc libc6-dev seabios)
+# What building and the guests' images need.
+BUILD_PACKAGES=(gcc libc6-dev ca-certificates seabios)
 GUEST_PACKAGES=(mmdebstrap arch-test fakeroot e2fsprogs fdisk debian-archive-keyring python3)
 # A plain user's mmdebstrap works in a user namespace.
 [ "$(id -u)" = 0 ] || GUEST_PACKAGES+=(uidmap)

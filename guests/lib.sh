@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Shared by the scripts of this folder: where artefacts go, how Debian packages are fetched,
 # how an artefact is made once and only once. Sourced, never run.
 #

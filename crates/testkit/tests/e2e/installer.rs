@@ -57,7 +57,7 @@ fn installer_amd64_gtk() {
                 let picture = machine.screen()?;
                 let dark = picture.dark_pixels_from(picture.height / 5);
                 // More is a screen that is still black, less a bare background with a pointer.
-                if picture.width >= 800 && (3000..100_000).contains(&dark) {
+                if picture.width >= 800 && (2000..100_000).contains(&dark) {
                     machine.keep_picture("language");
                     break;
                 }
