@@ -72,7 +72,7 @@ pub trait Object: Send + Sync + std::any::Any {
         _cx: &Call,
         _interface: &str,
         _member: &str,
-        _args: Vec<Val>,
+        _args: &[Val],
     ) -> Option<Result<Vec<Val>>> {
         None
     }

@@ -1481,12 +1481,31 @@ impl NATEngine {
         self.0
             .set("INATEngine", "localhostReachable", Wire::into_val(value))
     }
-    pub fn network_settings(&self) -> Result<u32> {
-        self.0.get("INATEngine", "networkSettings")
-    }
-    pub fn set_network_settings(&self, value: u32) -> Result<()> {
+    pub fn set_network_settings(
+        &self,
+        mtu: u32,
+        sock_snd: u32,
+        sock_rcv: u32,
+        tcp_wnd_snd: u32,
+        tcp_wnd_rcv: u32,
+    ) -> Result<()> {
         self.0
-            .set("INATEngine", "networkSettings", Wire::into_val(value))
+            .call(
+                "INATEngine",
+                "setNetworkSettings",
+                vec![
+                    Wire::into_val(mtu),
+                    Wire::into_val(sock_snd),
+                    Wire::into_val(sock_rcv),
+                    Wire::into_val(tcp_wnd_snd),
+                    Wire::into_val(tcp_wnd_rcv),
+                ],
+            )?
+            .end()
+    }
+    pub fn get_network_settings(&self) -> Result<(u32, u32, u32, u32, u32)> {
+        let mut r = self.0.call("INATEngine", "getNetworkSettings", vec![])?;
+        Ok((r.take()?, r.take()?, r.take()?, r.take()?, r.take()?))
     }
     pub fn add_redirect(
         &self,
@@ -3308,6 +3327,57 @@ impl ShowWindowEvent {
     pub fn set_win_id(&self, value: i64) -> Result<()> {
         self.0
             .set("IShowWindowEvent", "winId", Wire::into_val(value))
+    }
+    pub fn type_(&self) -> Result<VBoxEventType> {
+        self.0.get("IEvent", "type")
+    }
+    pub fn source(&self) -> Result<EventSource> {
+        self.0.get("IEvent", "source")
+    }
+    pub fn waitable(&self) -> Result<bool> {
+        self.0.get("IEvent", "waitable")
+    }
+    pub fn set_processed(&self) -> Result<()> {
+        self.0.call("IEvent", "setProcessed", vec![])?.end()
+    }
+    pub fn wait_processed(&self, timeout: i32) -> Result<bool> {
+        self.0
+            .call("IEvent", "waitProcessed", vec![Wire::into_val(timeout)])?
+            .single()
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct NATRedirectEvent(Proxy);
+client_interface!(NATRedirectEvent, "INATRedirectEvent");
+
+impl NATRedirectEvent {
+    pub fn slot(&self) -> Result<u32> {
+        self.0.get("INATRedirectEvent", "slot")
+    }
+    pub fn remove(&self) -> Result<bool> {
+        self.0.get("INATRedirectEvent", "remove")
+    }
+    pub fn name(&self) -> Result<String> {
+        self.0.get("INATRedirectEvent", "name")
+    }
+    pub fn proto(&self) -> Result<NATProtocol> {
+        self.0.get("INATRedirectEvent", "proto")
+    }
+    pub fn host_ip(&self) -> Result<String> {
+        self.0.get("INATRedirectEvent", "hostIP")
+    }
+    pub fn host_port(&self) -> Result<i32> {
+        self.0.get("INATRedirectEvent", "hostPort")
+    }
+    pub fn guest_ip(&self) -> Result<String> {
+        self.0.get("INATRedirectEvent", "guestIP")
+    }
+    pub fn guest_port(&self) -> Result<i32> {
+        self.0.get("INATRedirectEvent", "guestPort")
+    }
+    pub fn machine_id(&self) -> Result<String> {
+        self.0.get("IMachineEvent", "machineId")
     }
     pub fn type_(&self) -> Result<VBoxEventType> {
         self.0.get("IEvent", "type")

@@ -1906,13 +1906,60 @@ pub static I_NAT_ENGINE: Interface = Interface {
             sig: "b",
             writable: true,
         },
-        Attribute {
-            name: "networkSettings",
-            sig: "u",
-            writable: true,
-        },
     ],
     methods: &[
+        Method {
+            name: "setNetworkSettings",
+            ins: &[
+                Param {
+                    name: "mtu",
+                    sig: "u",
+                },
+                Param {
+                    name: "sockSnd",
+                    sig: "u",
+                },
+                Param {
+                    name: "sockRcv",
+                    sig: "u",
+                },
+                Param {
+                    name: "TcpWndSnd",
+                    sig: "u",
+                },
+                Param {
+                    name: "TcpWndRcv",
+                    sig: "u",
+                },
+            ],
+            outs: &[],
+        },
+        Method {
+            name: "getNetworkSettings",
+            ins: &[],
+            outs: &[
+                Param {
+                    name: "mtu",
+                    sig: "u",
+                },
+                Param {
+                    name: "sockSnd",
+                    sig: "u",
+                },
+                Param {
+                    name: "sockRcv",
+                    sig: "u",
+                },
+                Param {
+                    name: "TcpWndSnd",
+                    sig: "u",
+                },
+                Param {
+                    name: "TcpWndRcv",
+                    sig: "u",
+                },
+            ],
+        },
         Method {
             name: "addRedirect",
             ins: &[
@@ -3161,6 +3208,54 @@ pub static I_SHOW_WINDOW_EVENT: Interface = Interface {
         sig: "x",
         writable: true,
     }],
+    methods: &[],
+};
+
+pub static I_NAT_REDIRECT_EVENT: Interface = Interface {
+    name: "INATRedirectEvent",
+    extends: Some(&I_MACHINE_EVENT),
+    attributes: &[
+        Attribute {
+            name: "slot",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "remove",
+            sig: "b",
+            writable: false,
+        },
+        Attribute {
+            name: "name",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "proto",
+            sig: "u",
+            writable: false,
+        },
+        Attribute {
+            name: "hostIP",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "hostPort",
+            sig: "i",
+            writable: false,
+        },
+        Attribute {
+            name: "guestIP",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "guestPort",
+            sig: "i",
+            writable: false,
+        },
+    ],
     methods: &[],
 };
 
@@ -8085,6 +8180,7 @@ pub static INTERFACES: &[&Interface] = &[
     &I_PROGRESS_TASK_COMPLETED_EVENT,
     &I_CAN_SHOW_WINDOW_EVENT,
     &I_SHOW_WINDOW_EVENT,
+    &I_NAT_REDIRECT_EVENT,
     &I_HOST,
     &I_HOST_DRIVE,
     &I_HOST_NETWORK_INTERFACE,
@@ -8153,6 +8249,7 @@ pub fn event_interface(event: VBoxEventType) -> &'static Interface {
         VBoxEventType::OnProgressTaskCompleted => &I_PROGRESS_TASK_COMPLETED_EVENT,
         VBoxEventType::OnCanShowWindow => &I_CAN_SHOW_WINDOW_EVENT,
         VBoxEventType::OnShowWindow => &I_SHOW_WINDOW_EVENT,
+        VBoxEventType::OnNATRedirect => &I_NAT_REDIRECT_EVENT,
         _ => &I_EVENT,
     }
 }

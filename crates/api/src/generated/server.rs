@@ -2393,11 +2393,19 @@ pub trait INATEngine: Send + Sync + 'static {
     fn set_localhost_reachable(&self, cx: &Call, value: bool) -> Result<()> {
         Err(Error::not_implemented("INATEngine", "localhostReachable"))
     }
-    fn network_settings(&self, cx: &Call) -> Result<u32> {
-        Err(Error::not_implemented("INATEngine", "networkSettings"))
+    fn set_network_settings(
+        &self,
+        cx: &Call,
+        mtu: u32,
+        sock_snd: u32,
+        sock_rcv: u32,
+        tcp_wnd_snd: u32,
+        tcp_wnd_rcv: u32,
+    ) -> Result<()> {
+        Err(Error::not_implemented("INATEngine", "setNetworkSettings"))
     }
-    fn set_network_settings(&self, cx: &Call, value: u32) -> Result<()> {
-        Err(Error::not_implemented("INATEngine", "networkSettings"))
+    fn get_network_settings(&self, cx: &Call) -> Result<(u32, u32, u32, u32, u32)> {
+        Err(Error::not_implemented("INATEngine", "getNetworkSettings"))
     }
     fn add_redirect(
         &self,
@@ -2525,15 +2533,33 @@ impl dyn INATEngine {
                 self.set_localhost_reachable(cx, value)?;
                 Ok(Vec::new())
             }
-            Op::Get("networkSettings") => {
+            Op::Call("setNetworkSettings") => {
+                let mtu = inputs.take()?;
+                let sock_snd = inputs.take()?;
+                let sock_rcv = inputs.take()?;
+                let tcp_wnd_snd = inputs.take()?;
+                let tcp_wnd_rcv = inputs.take()?;
                 inputs.end()?;
-                Ok(vec![Wire::into_val(self.network_settings(cx)?)])
-            }
-            Op::Set("networkSettings") => {
-                let value = inputs.take()?;
-                inputs.end()?;
-                self.set_network_settings(cx, value)?;
+                let r = self.set_network_settings(
+                    cx,
+                    mtu,
+                    sock_snd,
+                    sock_rcv,
+                    tcp_wnd_snd,
+                    tcp_wnd_rcv,
+                )?;
                 Ok(Vec::new())
+            }
+            Op::Call("getNetworkSettings") => {
+                inputs.end()?;
+                let r = self.get_network_settings(cx)?;
+                Ok(vec![
+                    Wire::into_val(r.0),
+                    Wire::into_val(r.1),
+                    Wire::into_val(r.2),
+                    Wire::into_val(r.3),
+                    Wire::into_val(r.4),
+                ])
             }
             Op::Call("addRedirect") => {
                 let name = inputs.take()?;

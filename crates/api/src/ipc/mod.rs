@@ -36,10 +36,11 @@ pub trait ObjectSpace: Send + Sync + 'static {
 
 /// Whether the object at a path lives as long as somebody refers to it.
 pub(crate) fn is_counted(path: &str) -> bool {
-    path.starts_with(REF_PREFIX) || path.contains(&format!("/VM{REF_PREFIX}"))
+    path.contains(REF_PREFIX)
 }
 
-/// Counted references of one connection: `/ref/17`.
+/// Counted references of one connection: `/ref/17`; of a VM process, seen through the service,
+/// `/VM/ID/ref/17`.
 pub(crate) const REF_PREFIX: &str = "/ref/";
 
 /// The event loop behind all connections of this process.

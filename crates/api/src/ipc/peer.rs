@@ -159,8 +159,11 @@ impl Peer {
         self.call_raw(path, &interface, member, args)
     }
 
-    /// Calls by full D-Bus names.
-    pub(crate) fn call_raw(
+    /// Calls by full D-Bus names, standard interfaces included.
+    ///
+    /// # Errors
+    /// See [`Peer::call`].
+    pub fn call_raw(
         &self,
         path: &str,
         interface: &str,
@@ -253,7 +256,8 @@ impl Peer {
         }
     }
 
-    pub(super) fn resolve(self: &Arc<Self>, path: &str) -> Option<Arc<dyn Object>> {
+    /// The object that a path of this end stands for.
+    pub fn resolve(self: &Arc<Self>, path: &str) -> Option<Arc<dyn Object>> {
         if path.starts_with(REF_PREFIX) {
             return lock(&self.refs).get(path).map(|(object, _)| object.clone());
         }

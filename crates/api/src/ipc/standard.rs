@@ -20,13 +20,16 @@ pub(super) fn handle(cx: &Call, interface: &str, member: &str, args: Vec<Val>) -
         _ => {}
     }
     let object = cx.peer.resolve(&cx.path);
+    let forwarded = object
+        .as_ref()
+        .and_then(|o| o.forward(cx, interface, member, &args));
+    if let Some(result) = forwarded {
+        return result;
+    }
     if interface == "org.freedesktop.DBus.Introspectable" {
         return Ok(vec![Val::Str(introspect(cx, object.as_deref()))]);
     }
     let object = object.ok_or_else(|| no_object(&cx.path))?;
-    if let Some(result) = object.forward(cx, interface, member, args.clone()) {
-        return result;
-    }
     if interface == PROPERTIES {
         return properties(cx, &*object, member, args);
     }

@@ -1,0 +1,59 @@
+//! `ISnapshot`: reading the tree.
+
+use crate::media::snapshots;
+use crate::view::{View, gone};
+use api::{Call, ObjRef, server};
+use settings::model::Snapshot;
+use uuid::Uuid;
+
+pub struct SnapshotObject {
+    pub view: View,
+    pub id: Uuid,
+}
+
+impl SnapshotObject {
+    fn get<R>(&self, f: impl FnOnce(&Snapshot) -> R) -> api::Result<R> {
+        self.view
+            .get(|m| m.find_snapshot(self.id).map(f))?
+            .ok_or_else(|| gone("The snapshot"))
+    }
+
+    fn path(&self, id: Uuid) -> ObjRef {
+        self.view.path(&format!("Snapshot/{}", id.simple()))
+    }
+}
+
+impl server::ISnapshot for SnapshotObject {
+    crate::fields! {
+        name: String = name;
+        description: String = description;
+    }
+    fn id(&self, _cx: &Call) -> api::Result<String> {
+        Ok(self.id.to_string())
+    }
+    fn time_stamp(&self, _cx: &Call) -> api::Result<i64> {
+        self.get(|s| s.time.unix() * 1000)
+    }
+    fn online(&self, _cx: &Call) -> api::Result<bool> {
+        self.get(|s| s.state_file.is_some())
+    }
+    fn machine(&self, _cx: &Call) -> api::Result<ObjRef> {
+        Ok(self.view.path(""))
+    }
+    fn parent(&self, _cx: &Call) -> api::Result<ObjRef> {
+        let parent = self.view.get(|m| {
+            let all = snapshots(m);
+            all.into_iter()
+                .find(|s| s.children.iter().any(|c| c.uuid == self.id))
+                .map(|s| s.uuid)
+        })?;
+        Ok(parent.map_or(ObjRef::null(), |id| self.path(id)))
+    }
+    fn children(&self, _cx: &Call) -> api::Result<Vec<ObjRef>> {
+        self.get(|s| s.children.iter().map(|c| self.path(c.uuid)).collect())
+    }
+    fn children_count(&self, _cx: &Call) -> api::Result<u32> {
+        self.get(|s| u32::try_from(s.children.len()).unwrap_or(u32::MAX))
+    }
+}
+api::object!(SnapshotObject: ISnapshot);
