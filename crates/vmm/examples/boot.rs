@@ -35,6 +35,7 @@ boot [OPTION VALUE]...
   --set PATH=VALUE a value of the configuration tree
   --log FILE       the log (boot.log)
   --info NAME      print debugger information at the end (may be given more than once)
+  --samples N      print where vCPU 0 is N times at the end (1)
   --stats yes      print engine counters at the end";
 
 struct Options {
@@ -49,6 +50,7 @@ struct Options {
     log: PathBuf,
     info: Vec<String>,
     stats: bool,
+    samples: u64,
     serial_seen: Arc<parking_lot::Mutex<String>>,
 }
 
@@ -65,6 +67,7 @@ fn parse() -> anyhow::Result<Options> {
         log: PathBuf::from("boot.log"),
         info: Vec::new(),
         stats: false,
+        samples: 1,
         serial_seen: Arc::default(),
     };
     let c = &mut o.config;
@@ -129,6 +132,7 @@ fn parse() -> anyhow::Result<Options> {
             "--shot" => o.shot = Some(value.into()),
             "--log" => o.log = value.into(),
             "--info" => o.info.push(value),
+            "--samples" => o.samples = number()?,
             "--stats" => o.stats = true,
             "--set" => {
                 let (path, value) = value.split_once('=').context("--set PATH=VALUE")?;
@@ -205,6 +209,14 @@ fn main() -> anyhow::Result<()> {
     if vm.state() != VmState::Off {
         println!("{}", vm.info("cpum", "0")?);
         println!("engine: {}", vm.engine_name()?);
+        for _ in 0..o.samples {
+            let r = vm.registers(0)?;
+            let at = r.seg[1].base.wrapping_add(r.rip);
+            // Only right without paging or where it is the identity.
+            let code = vm.read_memory(at, 24);
+            println!("{at:#x}: {code:02x?}");
+            std::thread::sleep(Duration::from_millis(7));
+        }
         for name in &o.info {
             println!("--- {name}\n{}", vm.info(name, "")?);
         }
