@@ -116,6 +116,8 @@ pub enum Wire {
 pub struct Hub {
     isa: [AtomicU32; 16],
     pirq: [AtomicU32; 4],
+    /// ISA wires that one source has taken over.
+    taken: [AtomicBool; 16],
     sinks: RwLock<Vec<Arc<dyn IrqSink>>>,
 }
 
@@ -136,25 +138,38 @@ impl Hub {
             hub: self.clone(),
             wire,
             level: Arc::default(),
+            owner: Arc::default(),
+        }
+    }
+
+    fn counter(&self, wire: Wire) -> &AtomicU32 {
+        match wire {
+            Wire::Isa(n) => &self.isa[usize::from(n) % 16],
+            Wire::Pirq(n) => &self.pirq[usize::from(n) % 4],
         }
     }
 
     fn drive(&self, wire: Wire, up: bool) {
-        let counter = match wire {
-            Wire::Isa(n) => &self.isa[usize::from(n) % 16],
-            Wire::Pirq(n) => &self.pirq[usize::from(n) % 4],
-        };
+        let counter = self.counter(wire);
         let edge = if up {
             counter.fetch_add(1, Ordering::SeqCst) == 0
         } else {
             counter.fetch_sub(1, Ordering::SeqCst) == 1
         };
-        if edge {
-            for sink in self.sinks.read().iter() {
-                match wire {
-                    Wire::Isa(n) => sink.isa(n % 16, up),
-                    Wire::Pirq(n) => sink.pirq(n % 4, up),
-                }
+        let taken = match wire {
+            Wire::Isa(n) => self.taken[usize::from(n) % 16].load(Ordering::SeqCst),
+            Wire::Pirq(_) => false,
+        };
+        if edge && !taken {
+            self.tell(wire, up);
+        }
+    }
+
+    fn tell(&self, wire: Wire, up: bool) {
+        for sink in self.sinks.read().iter() {
+            match wire {
+                Wire::Isa(n) => sink.isa(n % 16, up),
+                Wire::Pirq(n) => sink.pirq(n % 4, up),
             }
         }
     }
@@ -166,13 +181,43 @@ pub struct IrqLine {
     hub: Arc<Hub>,
     wire: Wire,
     level: Arc<AtomicBool>,
+    /// This source has taken the wire over.
+    owner: Arc<AtomicBool>,
 }
 
 impl IrqLine {
     /// Drives the line high or low. Setting the level it has changes nothing.
     pub fn set(&self, level: bool) {
         if self.level.swap(level, Ordering::SeqCst) != level {
-            self.hub.drive(self.wire, level);
+            if self.owner.load(Ordering::SeqCst) {
+                self.hub.tell(self.wire, level);
+            } else {
+                self.hub.drive(self.wire, level);
+            }
+        }
+    }
+
+    /// Cuts all other sources off an ISA wire, or lets them back (HPET legacy replacement: the
+    /// 8254 and the clock keep running unheard). At most one source of a wire does this; on PCI
+    /// wires it has no effect. Called with the owner's device lock held, like [`IrqLine::set`].
+    pub fn take_over(&self, on: bool) {
+        let Wire::Isa(n) = self.wire else { return };
+        if self.owner.swap(on, Ordering::SeqCst) == on {
+            return;
+        }
+        let own = self.level();
+        let counter = self.hub.counter(self.wire);
+        self.hub.taken[usize::from(n) % 16].store(on, Ordering::SeqCst);
+        // While it owns the wire, this source is not among those counted.
+        let (before, after) = if on {
+            let before = counter.fetch_sub(u32::from(own), Ordering::SeqCst) > 0;
+            (before, own)
+        } else {
+            let after = counter.fetch_add(u32::from(own), Ordering::SeqCst) > 0 || own;
+            (own, after)
+        };
+        if before != after {
+            self.hub.tell(self.wire, after);
         }
     }
 
@@ -213,5 +258,24 @@ mod tests {
         a.set(false);
         b.set(false);
         assert_eq!(*log.0.lock(), [(5, true), (5, false)]);
+    }
+
+    #[test]
+    fn a_source_can_take_a_wire_over() {
+        let hub = Hub::new();
+        let log = Arc::new(Log::default());
+        hub.add_sink(log.clone());
+        let (pit, hpet) = (hub.line(Wire::Isa(0)), hub.line(Wire::Isa(0)));
+        pit.set(true);
+        hpet.take_over(true);
+        pit.pulse();
+        hpet.pulse();
+        pit.set(true);
+        hpet.set(true);
+        hpet.take_over(false);
+        hpet.set(false);
+        pit.set(false);
+        let levels: Vec<_> = log.0.lock().iter().map(|(_, level)| *level).collect();
+        assert_eq!(levels, [true, false, true, false, true, false]);
     }
 }
