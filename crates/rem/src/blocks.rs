@@ -369,7 +369,7 @@ impl Blocks {
         c.imm(T1, b.rip.wrapping_neg());
         c.lea(true, T1, Some(T1), Some((T0, 1)), 0);
         c.put(&[0x49, 0x87, 0xcb]); // xchg rcx, r11
-        c.jrcxz(true, 12); // over: xchg (3) + jmp gs:[] (9)
+        c.jrcxz(true, 11); // over: xchg (3) + jmp gs:[] (8)
         c.put(&[0x49, 0x87, 0xcb]);
         c.jmp_gs(ctx::thunk(Call::Jump));
         c.put(&[0x49, 0x87, 0xcb]);

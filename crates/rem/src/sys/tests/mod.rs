@@ -1,6 +1,7 @@
 //! Tests of single instructions on a small machine.
 
 mod gates;
+mod kvm;
 mod long;
 mod machine;
 mod modes;

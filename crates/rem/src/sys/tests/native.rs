@@ -12,10 +12,10 @@ const AT: u64 = 0x10_0000;
 const LEN: usize = 0x6000;
 
 /// Small and fast pseudo-random numbers.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self, below: u64) -> u64 {
+    pub fn next(&mut self, below: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

@@ -1,0 +1,38 @@
+//! Runs a flat 64-bit binary (position 0x20000000, falls through at its end) natively and in the
+//! engine, and prints both times and their ratio: `speed FILE [ROUNDS]`.
+#![allow(unsafe_code, clippy::undocumented_unsafe_blocks, clippy::unwrap_used, dead_code)]
+
+#[path = "../tests/native/guest.rs"]
+mod guest;
+#[path = "../tests/native/host.rs"]
+mod host;
+
+use std::time::Instant;
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let code = std::fs::read(args.next().expect("speed FILE [ROUNDS]")).unwrap();
+    let rounds: u32 = args.next().map_or(3, |n| n.parse().unwrap());
+    host::prepare();
+    let mut start = host::Regs::default();
+    start.gpr[4] = host::DATA + host::DATA_SIZE as u64 - 64;
+    start.fx[0..2].copy_from_slice(&0x37fu16.to_le_bytes());
+    start.fx[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
+    let mut data = vec![0; host::DATA_SIZE];
+    let mut guest = guest::Guest::new();
+    for _ in 0..rounds {
+        let (mut a, mut b) = (start.clone(), start.clone());
+        let t = Instant::now();
+        host::run(&code, &mut a, &mut data);
+        let native = t.elapsed();
+        let t = Instant::now();
+        let exit = guest.run(&code, &mut b, &mut data);
+        let engine = t.elapsed();
+        println!(
+            "native {native:?} engine {engine:?} ratio {:.2} rax {:#x} {:#x} {exit:?}",
+            engine.as_secs_f64() / native.as_secs_f64(),
+            a.gpr[0],
+            b.gpr[0]
+        );
+    }
+}
