@@ -9,6 +9,7 @@ pub static DEVICES: &[DeviceReg] = &[
     crate::chipset::apic::REG,
     crate::chipset::ioapic::REG,
     crate::chipset::i8259::REG,
+    crate::chipset::i8237::REG,
     crate::chipset::i8254::REG,
     crate::chipset::mc146818::REG,
     crate::chipset::hpet::REG,

@@ -1,11 +1,14 @@
 //! The system firmware ROM: the whole image ends at 4 GiB, its last 128 KiB show at 0xE0000 too.
 //!
-//! Configuration: `BiosRom`, path of the image.
+//! It also hands the firmware its SMBIOS tables.
+//!
+//! Configuration: `BiosRom`, path of the image; `Uuid` and the `Dmi` strings of [`smbios`].
 
 use std::fmt::Write;
 use std::fs::File;
 use std::io::Read;
 
+use super::smbios;
 use pdm::cfgm::Node;
 use pdm::{Device, DeviceReg, Error, Host, Result};
 use pgm::{RamBlock, RegionKind, WriteFlags};
@@ -41,6 +44,9 @@ fn construct(config: &Node, _: u32, host: &mut dyn Host) -> Result<Box<dyn Devic
     }
     let image = read_image(&path)?;
     let rom = map_image(&image, host)?;
+    for (name, data) in smbios::files(config, env!("CARGO_PKG_VERSION"))? {
+        host.add_firmware_file(name, data);
+    }
     Ok(Box::new(PcBios { path, rom }))
 }
 
