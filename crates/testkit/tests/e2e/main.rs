@@ -5,6 +5,7 @@
 //! surroundings a failure.
 
 mod debian;
+mod full_disk;
 mod installer;
 mod kill;
 mod memtest;
