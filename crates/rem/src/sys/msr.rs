@@ -66,6 +66,8 @@ fn is_blank(sys: &Sys<'_>, index: u32) -> bool {
     match index {
         PLATFORM_ID | EBL_CR_POWERON | BIOS_UPDT_TRIG | 0xc1..=0xc4 | 0x186..=0x189 | 0x38f => true,
         PERF_STATUS..=THERM_STATUS | DEBUGCTL..=LAST_INT_TO => true,
+        // FSB_FREQ, PLATFORM_INFO, prefetcher control, turbo ratios, RAPL.
+        0xcd | 0xce | 0x1a4 | 0x1ad | 0x606 | 0x611 | 0x619 | 0x639 | 0x641 => true,
         // P5 machine check.
         0 | 1 => true,
         // SYSCFG, IORR, TOP_MEM, HWCR, NB_CFG, P-states, OSVW, patch loader, DE_CFG.

@@ -191,7 +191,7 @@ impl Run {
         let fit = if in_page + unit > PAGE as u64 {
             1
         } else if self.down {
-            (in_page / unit + 1).min(offset / unit + 1)
+            (in_page / unit + 1).min((offset / unit).saturating_add(1))
         } else {
             let to_wrap = (mask(self.width) - offset) / unit;
             ((PAGE as u64 - in_page) / unit).min(to_wrap.saturating_add(1))

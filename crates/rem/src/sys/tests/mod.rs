@@ -1,7 +1,7 @@
 //! Tests of single instructions on a small machine.
 
+mod fuzz;
 mod gates;
-mod kvm;
 mod long;
 mod machine;
 mod modes;
