@@ -59,6 +59,11 @@ impl Client {
         Err(last.unwrap_or_else(|| Error::connection("VBoxSVC does not answer")))
     }
 
+    /// A client on a connection made by other means.
+    pub fn from_peer(peer: Arc<Peer>) -> Self {
+        Self { peer }
+    }
+
     /// The root object.
     pub fn virtualbox(&self) -> client::VirtualBox {
         self.object(ROOT)

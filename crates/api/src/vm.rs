@@ -138,6 +138,12 @@ impl VmLink {
         self.lock().service.clone()
     }
 
+    /// The machine's settings as the present service has them, while it is there. Unlike the
+    /// session machine of the first lock, this survives a change of services.
+    pub fn settings(&self) -> Option<client::Machine> {
+        self.service().map(|s| s.cast())
+    }
+
     /// Takes the socket away. Call when the machine is off and reported so, before the process
     /// ends; a socket left behind means that the machine aborted.
     pub fn stop(&self) {

@@ -33,8 +33,11 @@ pub fn run(options: &Options) -> Result<()> {
     // Before anybody can ask: machines that went on without a service.
     forward::find_running(&svc);
     let socket = paths::service_socket(&runtime);
-    let server = Server::listen(&socket, Arc::new(Space(svc.clone())))
-        .with_context(|| format!("cannot listen at {}", socket.display()))?;
+    let listen = || {
+        Server::listen(&socket, Arc::new(Space(svc.clone())))
+            .with_context(|| format!("cannot listen at {}", socket.display()))
+    };
+    let mut server = listen()?;
     let mut out = std::io::stdout();
     // Whoever started us may be gone.
     let _ = out.write_all(b"ready\n").and_then(|()| out.flush());
@@ -45,15 +48,15 @@ pub fn run(options: &Options) -> Result<()> {
         if !options.auto_shutdown || forward::machines_run(&svc) {
             continue;
         }
-        // From here on nobody new finds us; whoever came at the last moment is served.
+        // From here on nobody new finds us. Whoever came at the last moment is served on; a client
+        // that was not accepted any more tries again.
         server.stop();
         std::thread::sleep(Duration::from_millis(50));
         if svc.is_idle() {
             tracing::info!("nobody is connected; ending");
             return Ok(());
         }
-        svc.wait_until_idle(Duration::ZERO);
-        return Ok(());
+        server = listen()?;
     }
 }
 

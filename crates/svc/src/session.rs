@@ -106,6 +106,9 @@ pub fn release(entry: &mut Entry) -> Option<MachineState> {
     {
         session.let_go();
     }
+    if is_running(entry.state) {
+        crate::machine::info::keep_guest_properties(entry);
+    }
     entry.pending = None;
     entry.session_name.clear();
     entry.session_state = if entry.launch.is_some() {
@@ -182,7 +185,10 @@ pub fn lock_machine(
         }
         entry.pending = Some(settings);
         entry.session_state = SessionState::Locked;
-        entry.session_name = session.name();
+        // A process started here has the name of the front end that was asked for.
+        if kind != LockType::VM || !session.name().is_empty() {
+            entry.session_name = session.name();
+        }
         entry.owner = Some((Arc::downgrade(session), kind));
         session.hold(id, SessionKind::Write);
         if kind == LockType::VM {

@@ -35,6 +35,9 @@ impl MachineFile {
     /// # Errors
     /// `VBOX_E_FILE_ERROR`.
     pub fn save(&mut self) -> api::Result<()> {
+        let folder = self.0.folder();
+        std::fs::create_dir_all(folder)
+            .map_err(|e| file_error(format!("Could not create '{}': {e}", folder.display())))?;
         self.0.save().map_err(|e| save_error(&e))
     }
 

@@ -283,11 +283,7 @@ impl server::IVirtualBox for VirtualBoxObject {
         let mut machine = Machine::new(id, name.clone(), os);
         machine.groups = groups;
         machine.last_state_change = iprt::time::Timestamp::now();
-        // As VirtualBox starts a machine: eight cards of the first slot's kind, one of them NAT.
-        let first = machine.hardware.adapter_mut(0);
-        first.enabled = true;
-        first.mac = crate::host::random_mac();
-        first.mode = settings::model::NetworkMode::Nat;
+        crate::machine::defaults::create(&mut machine)?;
         self.0.with(|s| {
             name_is_free(s, &name, id)?;
             if s.machines.iter().any(|m| m.id == id) {

@@ -11,8 +11,15 @@ use std::{fs, io};
 /// # Errors
 /// When the folder cannot be made, or belongs to somebody else or is open to others.
 pub fn runtime_folder() -> io::Result<PathBuf> {
-    let config = iprt::path::config_dir().map_err(io::Error::other)?;
-    let tag = iprt::path::instance_tag(&config);
+    runtime_folder_of(&iprt::path::config_dir().map_err(io::Error::other)?)
+}
+
+/// See [`runtime_folder`], for a given configuration folder.
+///
+/// # Errors
+/// See [`runtime_folder`].
+pub fn runtime_folder_of(config: &Path) -> io::Result<PathBuf> {
+    let tag = iprt::path::instance_tag(config);
     let uid = rustix::process::geteuid().as_raw();
     let folder = PathBuf::from(format!("/tmp/.oxbox-{uid}-{tag}-ipc"));
     match fs::DirBuilder::new().mode(0o700).create(&folder) {

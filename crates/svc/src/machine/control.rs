@@ -208,6 +208,9 @@ impl server::IInternalMachineControl for MachineObject {
                 pending.last_state_change = since;
                 pending.aborted &= !is_running(state);
             }
+            if !is_running(state) {
+                super::info::keep_guest_properties(e);
+            }
             // The file tells how the machine was left; while it runs there is nothing to tell.
             if is_running(state) { Ok(()) } else { e.save() }
         })?;

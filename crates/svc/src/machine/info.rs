@@ -2,10 +2,11 @@
 
 use super::MachineObject;
 use crate::conv::{file_error, invalid, not_found};
-use crate::view::When;
+use crate::state::Entry;
+use crate::view::{View, When};
 use api::types::*;
 use api::{Val, Wire};
-use settings::model::{Cpu, GuestProperty, Machine, Snapshot};
+use settings::model::{Cpu, GuestProperty, Hardware, Machine, Snapshot};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
@@ -156,7 +157,35 @@ fn checked_flags(flags: &str) -> api::Result<String> {
     }
 }
 
+/// Guest properties of a run that is over: transient ones go, the others are kept.
+pub fn keep_guest_properties(entry: &mut Entry) {
+    let Some(pending) = &entry.pending else {
+        return;
+    };
+    let lasting = |p: &&GuestProperty| !p.flags.contains("TRANS");
+    let kept: Vec<_> = pending
+        .hardware
+        .guest_properties
+        .iter()
+        .filter(lasting)
+        .cloned()
+        .collect();
+    if let Ok(settings) = entry.settings_mut() {
+        settings.hardware.guest_properties = kept;
+    }
+}
+
 impl MachineObject {
+    /// Reads guest properties: of a running machine the present ones, whoever asks.
+    pub(super) fn properties<R>(&self, f: impl FnOnce(&Hardware) -> R) -> api::Result<R> {
+        let running = self.0.entry(|e| Ok(e.vm.is_some()))?;
+        let view = View {
+            mutable: self.0.mutable || running,
+            ..self.0.clone()
+        };
+        view.get(|m| f(&m.hardware))
+    }
+
     pub(super) fn change_extra_data(&self, key: String, value: String) -> api::Result<()> {
         if key.is_empty() || key.chars().any(char::is_control) {
             return Err(invalid("Invalid extra data key"));

@@ -23,19 +23,17 @@ impl MachineObject {
             if entry.contents.is_ok() {
                 return Ok(true);
             }
-            if let Ok(file) = crate::store::MachineFile::open(&entry.path) {
-                if file.machine().uuid == entry.id {
-                    let fresh = Entry::new(entry.id, entry.path.clone(), Ok(file));
-                    let registered = entry.registered;
-                    *entry = fresh;
-                    entry.registered = registered;
-                    let (id, folder) = (entry.id, entry.folder().to_owned());
-                    let registry = entry.settings()?.media.clone();
-                    state.media.load(&registry, &folder, Some(id));
-                    return Ok(true);
-                }
-            }
-            Ok(false)
+            let file = crate::store::MachineFile::open(&entry.path);
+            let Some(file) = file.ok().filter(|f| f.machine().uuid == entry.id) else {
+                return Ok(false);
+            };
+            let registered = entry.registered;
+            *entry = Entry::new(entry.id, entry.path.clone(), Ok(file));
+            entry.registered = registered;
+            let (id, folder) = (entry.id, entry.folder().to_owned());
+            let registry = entry.settings()?.media.clone();
+            state.media.load(&registry, &folder, Some(id));
+            Ok(true)
         })
     }
 

@@ -1,7 +1,8 @@
 //! `IMachine`.
 
 mod control;
-mod info;
+pub mod defaults;
+pub mod info;
 mod locking;
 mod storage;
 
@@ -310,7 +311,7 @@ impl server::IMachine for MachineObject {
         })
     }
     fn get_effective_paravirt_provider(&self, _cx: &Call) -> api::Result<ParavirtProvider> {
-        self.get(|m| info::effective_paravirt(m))
+        self.get(info::effective_paravirt)
     }
     fn get_cpu_status(&self, _cx: &Call, cpu: u32) -> api::Result<bool> {
         self.get(|m| {
@@ -735,6 +736,9 @@ impl server::IMachine for MachineObject {
         let session = crate::session::session_of(cx, &session)?;
         Ok(cx.export(self.launch(&session, &name, &environment)?))
     }
+    fn apply_defaults(&self, _cx: &Call, _flags: String) -> api::Result<()> {
+        self.set(defaults::apply)
+    }
     fn save_settings(&self, _cx: &Call) -> api::Result<()> {
         self.save()
     }
@@ -767,8 +771,8 @@ impl server::IMachine for MachineObject {
         self.change_extra_data(key, value)
     }
     fn get_guest_property(&self, _cx: &Call, name: String) -> api::Result<(String, i64, String)> {
-        self.get(|m| {
-            m.hardware.guest_property(&name).map_or_else(
+        self.properties(|h| {
+            h.guest_property(&name).map_or_else(
                 || (String::new(), 0, String::new()),
                 |p| {
                     (
@@ -781,16 +785,14 @@ impl server::IMachine for MachineObject {
         })
     }
     fn get_guest_property_value(&self, _cx: &Call, name: String) -> api::Result<String> {
-        self.get(|m| {
-            m.hardware
-                .guest_property(&name)
+        self.properties(|h| {
+            h.guest_property(&name)
                 .map_or(String::new(), |p| p.value.clone())
         })
     }
     fn get_guest_property_timestamp(&self, _cx: &Call, name: String) -> api::Result<i64> {
-        self.get(|m| {
-            m.hardware
-                .guest_property(&name)
+        self.properties(|h| {
+            h.guest_property(&name)
                 .map_or(0, |p| FromModel::from_model(&p.timestamp))
         })
     }
@@ -814,7 +816,7 @@ impl server::IMachine for MachineObject {
         _cx: &Call,
         patterns: String,
     ) -> api::Result<(Vec<String>, Vec<String>, Vec<i64>, Vec<String>)> {
-        self.get(|m| info::enumerate(&m.hardware.guest_properties, &patterns))
+        self.properties(|h| info::enumerate(&h.guest_properties, &patterns))
     }
     fn query_log_filename(&self, _cx: &Call, index: u32) -> api::Result<String> {
         Ok(self

@@ -252,21 +252,17 @@ impl MachineObject {
                     ),
                 ));
             }
-            for user in media::uses(state, id).iter().filter(|u| u.current) {
-                let name = state.machine(user.machine)?.name();
-                let text = match at.filter(|_| user.machine == self.0.id) {
-                    Some((controller, port, device)) => format!(
-                        "Medium '{}' is already attached to this virtual machine; it cannot go to port {port}, device {device} of controller '{controller}' as well",
-                        medium.location.display()
-                    ),
-                    None => format!(
-                        "Medium '{}' is already attached to the machine '{name}'",
-                        medium.location.display()
-                    ),
-                };
-                return Err(Error::new(ResultCode::VBOX_E_OBJECT_IN_USE, text));
-            }
-            Ok(())
+            let users = media::uses(state, id);
+            let Some(user) = users.iter().find(|u| u.current) else { return Ok(()) };
+            let name = state.machine(user.machine)?.name();
+            let location = medium.location.display();
+            let text = match at.filter(|_| user.machine == self.0.id) {
+                Some((controller, port, device)) => format!(
+                    "Medium '{location}' is already attached to this virtual machine; it cannot go to port {port}, device {device} of controller '{controller}' as well"
+                ),
+                None => format!("Medium '{location}' is already attached to the machine '{name}'"),
+            };
+            Err(Error::new(ResultCode::VBOX_E_OBJECT_IN_USE, text))
         })
     }
 
