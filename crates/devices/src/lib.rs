@@ -6,6 +6,7 @@
 pub mod chipset;
 pub mod graphics;
 pub mod input;
+pub mod parallel;
 pub mod registry;
 pub mod serial;
 pub mod storage;

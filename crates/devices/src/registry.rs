@@ -22,8 +22,10 @@ pub static DEVICES: &[DeviceReg] = &[
     crate::chipset::debugcon::REG,
     crate::graphics::vga::REG,
     crate::storage::piix3ide::REG,
+    crate::storage::i82078::REG,
     crate::input::pckbd::REG,
     crate::serial::REG,
+    crate::parallel::REG,
 ];
 
 /// The row of `name`.
