@@ -10,7 +10,9 @@ use api::types::*;
 use api::{Args, Call, Error, ObjRef, Object, Val, client};
 use std::collections::HashMap;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// Counted references into VM processes, by client connection: machine and path there, count.
@@ -57,36 +59,66 @@ pub fn attach(svc: &Arc<Svc>, id: Uuid) -> api::Result<()> {
     introduce(svc, id, &vm)
 }
 
-/// Finds the machines that went on without a service, and those that died meanwhile.
+/// Finds the machines that went on without a service, and those that died meanwhile. A VM process
+/// that does not answer (stopped, or on a busy host) is waited for a few seconds, then taken over
+/// whenever it does.
 pub fn find_running(svc: &Arc<Svc>) {
     let Ok(folder) = std::fs::read_dir(&svc.runtime) else {
         return;
     };
+    let (done, all_done) = std::sync::mpsc::channel();
+    let mut waiting = 0;
     for file in folder.flatten() {
         let name = file.file_name().to_string_lossy().into_owned();
         let Some(id) = name.strip_prefix("vm-").and_then(iprt::uuid::parse) else {
             continue;
         };
-        match connect(svc, id) {
-            Ok(Ok(vm)) => {
-                if let Err(e) = readopt(svc, id, &vm) {
-                    tracing::error!("the VM process of machine {id} cannot be taken over: {e}");
-                    vm.close();
-                }
-            }
-            Ok(Err(e)) => tracing::error!("the VM process of machine {id} does not answer: {e}"),
-            Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
-                // Nobody listens any more: the process died while no service ran.
-                let _ = std::fs::remove_file(file.path());
-                svc.with(|state| {
-                    if let Ok(entry) = state.machine_mut(id) {
-                        entry.state = MachineState::Running;
-                        session::release(entry);
-                    }
-                });
-            }
-            Err(e) => tracing::error!("the socket of machine {id}: {e}"),
+        let (svc, done) = (svc.clone(), done.clone());
+        let finder = move || {
+            find_one(&svc, id, &file.path());
+            // Nobody waits any more for one that took too long.
+            let _ = done.send(());
+        };
+        match std::thread::Builder::new()
+            .name("vm-find".into())
+            .spawn(finder)
+        {
+            Ok(_) => waiting += 1,
+            Err(e) => tracing::error!("no thread to take over machine {id}: {e}"),
         }
+    }
+    let end = Instant::now() + Duration::from_secs(5);
+    for _ in 0..waiting {
+        if all_done
+            .recv_timeout(end.saturating_duration_since(Instant::now()))
+            .is_err()
+        {
+            tracing::warn!("not all running machines answer yet");
+            return;
+        }
+    }
+}
+
+fn find_one(svc: &Arc<Svc>, id: Uuid, socket: &Path) {
+    match connect(svc, id) {
+        Ok(Ok(vm)) => {
+            if let Err(e) = readopt(svc, id, &vm) {
+                tracing::error!("the VM process of machine {id} cannot be taken over: {e}");
+                vm.close();
+            }
+        }
+        Ok(Err(e)) => tracing::error!("the VM process of machine {id} does not answer: {e}"),
+        Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
+            // Nobody listens any more: the process died while no service ran.
+            let _ = std::fs::remove_file(socket);
+            svc.with(|state| {
+                if let Ok(entry) = state.machine_mut(id) {
+                    entry.state = MachineState::Running;
+                    session::release(entry);
+                }
+            });
+        }
+        Err(e) => tracing::error!("the socket of machine {id}: {e}"),
     }
 }
 

@@ -532,3 +532,93 @@ fn many_clients_lose_nothing() {
     assert_eq!(machine.get_extra_data_keys().expect("keys").len(), 100);
     assert!(service.folder().exists());
 }
+
+#[test]
+fn garbage_ends_its_own_connection_only() {
+    use std::io::{Read, Write};
+    let service = Service::start();
+    let socket = api::ipc::paths::service_socket(&service.runtime());
+    let connect = || std::os::unix::net::UnixStream::connect(&socket).expect("connect");
+    // Seeded, so that a failure can be repeated.
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    let mut noise = |n: usize| {
+        let mut bytes = Vec::with_capacity(n);
+        for _ in 0..n {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            bytes.push(seed as u8);
+        }
+        bytes
+    };
+    for round in 0..40 {
+        let mut stream = connect();
+        if round % 2 == 1 {
+            // Past the greeting, so that the messages are nonsense and not the greeting.
+            let uid = rustix::process::geteuid().as_raw().to_string();
+            let hex: String = uid.bytes().map(|b| format!("{b:02x}")).collect();
+            stream
+                .write_all(format!("\0AUTH EXTERNAL {hex}\r\n").as_bytes())
+                .expect("auth");
+            let mut answer = [0; 3];
+            stream.read_exact(&mut answer).expect("OK");
+            assert_eq!(&answer, b"OK ");
+            stream.write_all(b"BEGIN\r\n").expect("begin");
+            // A header that promises 4 GiB, then noise.
+            stream
+                .write_all(b"l\x01\x00\x01\xff\xff\xff\xff\x01\x00\x00\x00")
+                .expect("header");
+        }
+        // The service may hang up at any byte.
+        let _ = stream.write_all(&noise(4096));
+    }
+    let client = service.client();
+    assert!(
+        client
+            .virtualbox()
+            .version()
+            .expect("it still answers")
+            .starts_with("7.0")
+    );
+}
+
+#[test]
+fn stock_tools_see_the_objects() {
+    let service = Service::start();
+    let (_client, machine) = create(&service, "m");
+    let id = machine.id().expect("id").replace('-', "");
+    let socket = api::ipc::paths::service_socket(&service.runtime());
+    let address = format!("unix:path={}", socket.display());
+    let run = |arguments: &[&str]| {
+        let mut command = std::process::Command::new("gdbus");
+        command
+            .args(arguments.iter().take(1))
+            .args(["--address", &address, "--dest", ":1.1"]);
+        match command.args(&arguments[1..]).output() {
+            Ok(output) => Some(String::from_utf8_lossy(&output.stdout).into_owned()),
+            Err(e) => {
+                eprintln!("skipped: gdbus: {e}");
+                None
+            }
+        }
+    };
+    let Some(tree) = run(&["introspect", "--recurse", "--object-path", "/Machine"]) else {
+        return;
+    };
+    assert!(
+        tree.contains(&id) && tree.contains("readwrite s name = 'm'"),
+        "{tree}"
+    );
+    let found = run(&[
+        "call",
+        "--object-path",
+        "/VirtualBox",
+        "--method",
+        "org.oxbox.IVirtualBox.findMachine",
+        "m",
+    ]);
+    assert_eq!(
+        found.expect("gdbus").trim(),
+        format!("(objectpath '/Machine/{id}',)")
+    );
+}

@@ -162,17 +162,16 @@ pub fn keep_guest_properties(entry: &mut Entry) {
     let Some(pending) = &entry.pending else {
         return;
     };
-    let lasting = |p: &&GuestProperty| !p.flags.contains("TRANS");
-    let kept: Vec<_> = pending
-        .hardware
-        .guest_properties
-        .iter()
-        .filter(lasting)
-        .cloned()
-        .collect();
+    let mut kept = pending.hardware.guest_properties.clone();
+    drop_transient(&mut kept);
     if let Ok(settings) = entry.settings_mut() {
         settings.hardware.guest_properties = kept;
     }
+}
+
+/// Leaves what may be stored.
+pub fn drop_transient(properties: &mut Vec<GuestProperty>) {
+    properties.retain(|p| !p.flags.contains("TRANS"));
 }
 
 impl MachineObject {

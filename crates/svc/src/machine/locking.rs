@@ -70,7 +70,9 @@ impl MachineObject {
             new.media = state.media.registry(id, &folder);
             new.current_state_modified = true;
             let entry = state.machine_mut(id)?;
-            let old = std::mem::replace(entry.settings_mut()?, new.clone());
+            let mut stored = new.clone();
+            super::info::drop_transient(&mut stored.hardware.guest_properties);
+            let old = std::mem::replace(entry.settings_mut()?, stored);
             if let Err(e) = entry.save() {
                 *entry.settings_mut()? = old;
                 return Err(e);
