@@ -215,7 +215,7 @@ impl Source<'_> {
         for bit in 0..2 {
             if r.crtc[0x17] >> bit & 1 == 0 {
                 let line = 13 + bit - word;
-                address = address & !(1 << line) | (scan % rows >> bit & 1) << line;
+                address = address & !(1 << line) | ((scan % rows) >> bit & 1) << line;
             }
         }
         let pan = if split && r.attr[0x10] & 0x20 != 0 {
@@ -247,7 +247,8 @@ impl Source<'_> {
         let mode = r.attr[0x10];
         let blink_off = self.now_ns / 500_000_000 % 2 == 1;
         let cursor_at = u32::from(r.crtc[0x0e]) << 8 | u32::from(r.crtc[0x0f]);
-        let cursor_shown = r.crtc[0x0a] & 0x20 == 0 && self.now_ns / 250_000_000 % 2 == 0;
+        let cursor_shown =
+            r.crtc[0x0a] & 0x20 == 0 && (self.now_ns / 250_000_000).is_multiple_of(2);
         let cursor_lines = u32::from(r.crtc[0x0a] & 0x1f)..=u32::from(r.crtc[0x0b] & 0x1f);
         let (width, stretch) = (frame.width as usize, t.stretch as usize);
         for row in 0..t.rows {

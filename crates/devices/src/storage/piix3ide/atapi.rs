@@ -461,7 +461,7 @@ fn raw_sectors(lba: u32, data: &[u8]) -> Vec<u8> {
         raw.push(0);
         raw.extend([0xff; 10]);
         raw.push(0);
-        let bcd = |v: u32| (v / 10 % 10 << 4 | v % 10) as u8;
+        let bcd = |v: u32| ((v / 10 % 10) << 4 | (v % 10)) as u8;
         let [m, s, f] = discinfo::msf(lba);
         raw.extend([bcd(m.into()), bcd(s.into()), bcd(f.into()), 1]);
         raw.extend_from_slice(block);
