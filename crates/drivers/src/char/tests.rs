@@ -1,6 +1,5 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -183,7 +182,7 @@ fn a_pseudo_terminal_carries_raw_bytes() {
     let port = Port::new(100);
     driver.start(port.clone());
     driver.set_params(9600, 8, 'N', 1);
-    let mut master = std::fs::File::from(OwnedFd::from(master));
+    let mut master = std::fs::File::from(master);
     master.write_all(b"\x03line\n\xff").unwrap();
     port.wait_for(b"\x03line\n\xff");
     driver.send(b"out\n");
