@@ -5,6 +5,7 @@ use crate::space::Space;
 use crate::state::{Entry, State, Svc, is_running, lock};
 use api::ipc::{Peer, paths};
 use api::meta::{Interface, Op};
+use api::progress::Progress;
 use api::proxy::{Proxy, Remote};
 use api::types::*;
 use api::{Args, Call, Error, ObjRef, Object, Val, client};
@@ -176,6 +177,9 @@ pub fn peer_gone(svc: &Arc<Svc>, peer: &Arc<Peer>) {
     }
 }
 
+/// Methods of `IConsole` after which the VM process ends.
+const ENDING: &[&str] = &["powerDown", "teleport"];
+
 /// An object of a VM process.
 pub struct Forwarded {
     pub svc: Arc<Svc>,
@@ -221,6 +225,44 @@ impl Forwarded {
             Val::List(sig, items) => Val::List(sig, items.iter().map(|v| self.inward(v)).collect()),
             other => other.clone(),
         }
+    }
+
+    /// A progress of the service for one of a VM process that is about to end: it is still there
+    /// to be asked when the process is not, and completes when the machine can be locked again.
+    fn mirror(&self, cx: &Call, vm: &Arc<Peer>, progress: &ObjRef) -> ObjRef {
+        let remote = client::Progress::from_proxy(Proxy::new(vm.clone(), progress.clone()));
+        let description = remote.description().unwrap_or_default();
+        let (svc, machine) = (self.svc.clone(), self.machine);
+        let local = Progress::spawn(description, false, move |local| {
+            let result = loop {
+                if let Err(e) = remote.wait_for_completion(500) {
+                    break Err(e);
+                }
+                match remote.completed() {
+                    Ok(false) => local.set_percent(remote.percent().unwrap_or(0)),
+                    Ok(true) => break remote.finish(),
+                    Err(e) => break Err(e),
+                }
+            };
+            let lost = result
+                .as_ref()
+                .is_err_and(|e| e.code == ResultCode::NS_ERROR_CALL_FAILED);
+            if result.is_err() && !lost {
+                return result;
+            }
+            // The process has a moment to go.
+            for _ in 0..500 {
+                let state = svc.with(|s| s.machine(machine).map(|e| (e.vm.is_some(), e.state)))?;
+                match state {
+                    (true, _) => std::thread::sleep(Duration::from_millis(10)),
+                    (false, MachineState::Aborted) => return result,
+                    (false, _) => return Ok(()),
+                }
+            }
+            result
+        });
+        self.svc.track(&local);
+        cx.export(local)
     }
 
     fn release(&self, cx: &Call) {
@@ -276,6 +318,9 @@ impl Object for Forwarded {
         };
         let args = args.iter().map(|v| self.inward(v)).collect();
         let result = vm.call_raw(&self.path, interface, member, args);
+        if let (Ok([Val::Obj(progress)]), true) = (result.as_deref(), ENDING.contains(&member)) {
+            return Some(Ok(vec![Val::Obj(self.mirror(cx, &vm, progress))]));
+        }
         Some(result.map(|vals| vals.into_iter().map(|v| self.outward(cx, v)).collect()))
     }
 

@@ -10,6 +10,7 @@ mod host;
 mod machine;
 mod media;
 mod medium;
+mod mediumformat;
 mod network;
 mod ostypes;
 mod parts;

@@ -5,11 +5,11 @@ use crate::media::{Medium, must_be_free, open_error, uses, visible_state};
 use crate::state::{State, Svc};
 use api::progress::Progress;
 use api::types::*;
-use api::{Call, Error, ObjRef, Object, Val, Wire, server};
+use api::{Call, Error, ObjRef, Val, Wire, server};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use storage::{Container, CreateParams, OpenMode, Variant, capability};
+use storage::{Container, CreateParams, OpenMode, Variant};
 use uuid::Uuid;
 
 pub struct MediumObject {
@@ -366,7 +366,7 @@ impl server::IMedium for MediumObject {
         self.get(|m| m.format.clone())
     }
     fn medium_format(&self, _cx: &Call) -> api::Result<ObjRef> {
-        self.get(|m| format_path(&m.format))
+        self.get(|m| crate::mediumformat::path(&m.format))
     }
     fn set_type_(&self, _cx: &Call, value: MediumType) -> api::Result<()> {
         let kind = value.to_model()?;
@@ -757,62 +757,3 @@ fn word(kind: DeviceType) -> &'static str {
         _ => "hard disk",
     }
 }
-
-/// A backend.
-pub struct FormatObject(&'static dyn storage::Format);
-
-/// Where a backend's object is.
-pub fn format_path(id: &str) -> ObjRef {
-    ObjRef::new(format!("/MediumFormat/{}", id.to_uppercase()))
-}
-
-/// The object of the backend of that name.
-pub fn format_object(id: &str) -> Option<Arc<dyn Object>> {
-    Some(Arc::new(FormatObject(storage::format_by_id(id)?)))
-}
-
-impl server::IMediumFormat for FormatObject {
-    fn id(&self, _cx: &Call) -> api::Result<String> {
-        Ok(self.0.id().to_owned())
-    }
-    fn name(&self, _cx: &Call) -> api::Result<String> {
-        Ok(self.0.id().to_owned())
-    }
-    fn capabilities(&self, _cx: &Call) -> api::Result<Vec<MediumFormatCapabilities>> {
-        use MediumFormatCapabilities as C;
-        let all = [
-            (capability::UUID, C::Uuid),
-            (capability::CREATE_FIXED, C::CreateFixed),
-            (capability::CREATE_DYNAMIC, C::CreateDynamic),
-            (capability::DIFFERENCING, C::Differencing),
-            (capability::FILE, C::File),
-            (capability::DISCARD, C::Discard),
-            (capability::PREFERRED, C::Preferred),
-        ];
-        let has = self.0.capabilities();
-        Ok(all
-            .into_iter()
-            .filter(|(bit, _)| has & bit != 0)
-            .map(|(_, c)| c)
-            .collect())
-    }
-    fn describe_file_extensions(&self, _cx: &Call) -> api::Result<(Vec<String>, Vec<DeviceType>)> {
-        let all = self.0.extensions().iter();
-        Ok(all
-            .map(|(e, k)| ((*e).to_owned(), crate::media::device_type(*k)))
-            .unzip())
-    }
-    fn describe_properties(
-        &self,
-        _cx: &Call,
-    ) -> api::Result<(
-        Vec<String>,
-        Vec<String>,
-        Vec<DataType>,
-        Vec<u32>,
-        Vec<String>,
-    )> {
-        Ok((Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new()))
-    }
-}
-api::object!(FormatObject: IMediumFormat);

@@ -24,11 +24,13 @@ pub struct Options {
 /// # Errors
 /// When another service runs for this configuration, or `VirtualBox.xml` cannot be read.
 pub fn run(options: &Options) -> Result<()> {
-    let home = iprt::path::config_dir()?;
+    let home = std::path::absolute(iprt::path::config_dir()?)?;
     let runtime = paths::runtime_folder().context("the socket folder")?;
     let _lock = only_one(&runtime)?;
     std::fs::create_dir_all(&home).with_context(|| format!("cannot create {}", home.display()))?;
     start_log(&home);
+    // The client's folder must not stay busy because of us.
+    std::env::set_current_dir("/")?;
     let svc = Svc::new(home, runtime.clone())?;
     // Before anybody can ask: machines that went on without a service.
     forward::find_running(&svc);

@@ -4,7 +4,10 @@ use crate::forward::{self, Forwarded};
 use crate::machine::MachineObject;
 use crate::state::Svc;
 use crate::view::View;
-use crate::{host, medium, network, parts, ports, snapshot, storagecontroller, system, virtualbox};
+use crate::{
+    host, medium, mediumformat, network, parts, ports, snapshot, storagecontroller, system,
+    virtualbox,
+};
 use api::Object;
 use api::ipc::{ObjectSpace, Peer};
 use std::sync::Arc;
@@ -23,7 +26,7 @@ impl ObjectSpace for Space {
             ("VirtualBox", Some("EventSource")) => Some(svc.events.clone()),
             ("VirtualBox", Some("SystemProperties")) => Some(Arc::new(system::SystemObject(svc))),
             ("VirtualBox", Some("Host")) if rest.is_empty() => Some(Arc::new(host::HostObject)),
-            ("MediumFormat", Some(id)) => medium::format_object(id),
+            ("MediumFormat", Some(id)) => mediumformat::object(id),
             ("Medium", Some(id)) => {
                 let id = uuid(id)?;
                 svc.with(|s| s.media.get(id).is_ok())

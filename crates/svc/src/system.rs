@@ -157,7 +157,7 @@ impl server::ISystemProperties for SystemObject {
     fn medium_formats(&self, _cx: &Call) -> api::Result<Vec<ObjRef>> {
         Ok(storage::FORMATS
             .iter()
-            .map(|f| crate::medium::format_path(f.id()))
+            .map(|f| crate::mediumformat::path(f.id()))
             .collect())
     }
     fn get_max_network_adapters(&self, _cx: &Call, chipset: ChipsetType) -> api::Result<u32> {
