@@ -68,6 +68,17 @@ impl Vm {
         data
     }
 
+    /// Raises an NMI on a vCPU. False: no such vCPU.
+    pub fn inject_nmi(&self, cpu: usize) -> bool {
+        let signals = self.machine().trpm.cpus.signals.get(cpu);
+        signals.inspect(|s| s.raise(cpu::signal::NMI)).is_some()
+    }
+
+    /// Virtual nanoseconds since power-on, pauses not counted.
+    pub fn uptime_ns(&self) -> u64 {
+        self.machine().tm.now()
+    }
+
     /// Counters of all engines by name.
     ///
     /// # Errors
