@@ -1,6 +1,11 @@
 //! Runs a flat 64-bit binary (position 0x20000000, falls through at its end) natively and in the
 //! engine, and prints both times and their ratio: `speed FILE [ROUNDS]`.
-#![allow(unsafe_code, clippy::undocumented_unsafe_blocks, clippy::unwrap_used, dead_code)]
+#![allow(
+    unsafe_code,
+    clippy::undocumented_unsafe_blocks,
+    clippy::unwrap_used,
+    dead_code
+)]
 
 #[path = "../tests/native/guest.rs"]
 mod guest;

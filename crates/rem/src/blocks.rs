@@ -71,8 +71,10 @@ pub struct Blocks {
     modes: Vec<Mode>,
     mode_ids: Map<u64, Vec<u32>>,
     next_slot: u32,
-    live_slots: Vec<u32>,
-    live_jc: Vec<(u8, u16)>,
+    /// Wired slots: link, and whether its target is on a global page.
+    live_slots: Vec<(u32, bool)>,
+    /// Set entries of the tables for indirect jumps: table, index, global target.
+    live_jc: Vec<(u8, u16, bool)>,
     jc_owner: [u32; JC_TABLES],
     /// Times everything was thrown away for lack of room.
     pub full_flushes: u64,
@@ -141,7 +143,7 @@ impl Blocks {
         let table = id as usize % JC_TABLES;
         if self.jc_owner[table] != id {
             self.jc_owner[table] = id;
-            self.clear_jc(ctx, Some(table));
+            self.clear_jc(ctx, |t, _| t == table);
         }
         (id, table)
     }
@@ -202,7 +204,7 @@ impl Blocks {
     /// Throws everything away.
     pub fn clear(&mut self, ctx: &mut Ctx) {
         self.full_flushes += 1;
-        self.clear_exec(ctx);
+        self.clear_exec(ctx, true);
         self.cache.clear();
         self.blocks.clear();
         self.by_key.clear();
@@ -302,8 +304,9 @@ impl Blocks {
         Ok(id)
     }
 
-    /// Wires `link` to block `target`; returns the host address to go on at.
-    pub fn wire(&mut self, ctx: &mut Ctx, link: u32, target: u32) -> u64 {
+    /// Wires `link` to block `target`; returns the host address to go on at. `global`: the target's
+    /// page stays mapped over CR3 loads.
+    pub fn wire(&mut self, ctx: &mut Ctx, link: u32, target: u32, global: bool) -> u64 {
         let l = self.links[link as usize];
         let host = self.entry(target, l.poll);
         if !self.blocks[l.block as usize].valid {
@@ -320,7 +323,7 @@ impl Blocks {
             }
             Wire::Slot(n) => {
                 ctx.slots[n as usize] = host;
-                self.live_slots.push(link);
+                self.live_slots.push((link, global));
                 self.blocks[target as usize].incoming.push(link);
             }
             Wire::None => {}
@@ -345,6 +348,7 @@ impl Blocks {
         table: usize,
         target: u64,
         id: u32,
+        global: bool,
     ) -> Option<u64> {
         let at = match self.blocks[id as usize].indirect {
             Some(at) => at,
@@ -357,7 +361,7 @@ impl Blocks {
         let host = self.cache.address(at);
         let index = target as u16;
         ctx.jc[table][usize::from(index)] = host;
-        self.live_jc.push((table as u8, index));
+        self.live_jc.push((table as u8, index, global));
         Some(host)
     }
 
@@ -380,24 +384,28 @@ impl Blocks {
         Some(at)
     }
 
-    fn clear_jc(&mut self, ctx: &mut Ctx, table: Option<usize>) {
+    fn clear_jc(&mut self, ctx: &mut Ctx, drop: impl Fn(usize, bool) -> bool) {
         let miss = ctx.thunks[Call::Jump as usize];
-        self.live_jc.retain(|(t, index)| {
-            let drop = table.is_none_or(|x| x == usize::from(*t));
+        self.live_jc.retain(|(table, index, global)| {
+            let drop = drop(usize::from(*table), *global);
             if drop {
-                ctx.jc[usize::from(*t)][usize::from(*index)] = miss;
+                ctx.jc[usize::from(*table)][usize::from(*index)] = miss;
             }
             !drop
         });
     }
 
     /// The mapping of linear addresses to code changed: cross-page links and indirect jumps look
-    /// their targets up again.
-    pub fn clear_exec(&mut self, ctx: &mut Ctx) {
-        for link in std::mem::take(&mut self.live_slots) {
+    /// their targets up again, those to global pages only when `global`.
+    pub fn clear_exec(&mut self, ctx: &mut Ctx, global: bool) {
+        let (keep, drop): (Vec<_>, Vec<_>) = std::mem::take(&mut self.live_slots)
+            .into_iter()
+            .partition(|(_, g)| *g && !global);
+        self.live_slots = keep;
+        for (link, _) in drop {
             self.unwire(ctx, link);
         }
-        self.clear_jc(ctx, None);
+        self.clear_jc(ctx, |_, g| global || !g);
     }
 
     /// Whether some translation covers bytes of `offset .. offset + len` (RAM offsets, one page).

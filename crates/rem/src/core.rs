@@ -32,6 +32,21 @@ pub struct Stats {
     pub interrupts: u64,
     /// TLB flushes of any kind.
     pub flushes: u64,
+    /// Instructions executed by helpers, by [`iced_x86::Code`].
+    pub helped: Vec<u64>,
+}
+
+impl Stats {
+    /// The instructions that helpers executed most, with their counts.
+    pub fn most_helped(&self) -> Vec<(iced_x86::Code, u64)> {
+        let mut all: Vec<_> = iced_x86::Code::values()
+            .zip(self.helped.iter().copied())
+            .filter(|(_, n)| *n > 0)
+            .collect();
+        all.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+        all.truncate(20);
+        all
+    }
 }
 
 /// See the module.
@@ -59,6 +74,8 @@ pub struct Core {
     pub step: bool,
     /// Pieces of the access in the bounce buffer: place, bytes.
     pub bounce: Vec<(Place, usize)>,
+    /// Whether the block found last is on a global page.
+    pub global: bool,
     /// Counters.
     pub stats: Stats,
 }
@@ -85,7 +102,11 @@ impl Core {
             exit: None,
             step: false,
             bounce: Vec::new(),
-            stats: Stats::default(),
+            global: false,
+            stats: Stats {
+                helped: vec![0; iced_x86::Code::values().len()],
+                ..Stats::default()
+            },
         })
     }
 
@@ -121,7 +142,7 @@ impl Core {
             Flush::All => self.mmu.flush_all(&mut ctx.tlb),
         }
         self.stats.flushes += 1;
-        self.blocks.clear_exec(ctx);
+        self.blocks.clear_exec(ctx, flush != Flush::NonGlobal);
     }
 
     /// Drops translations of code that helpers or this vCPU's stores wrote. True if there were any.
@@ -286,7 +307,8 @@ impl Core {
         if self.mode.code64() && !sys::canonical(linear) || rip > self.mode.cs_limit {
             return Err(Exception::gp(0));
         }
-        let (place, _global) = self.mmu.fetch(linear)?;
+        let (place, global) = self.mmu.fetch(linear)?;
+        self.global = global;
         let Place::Ram(offset) = place else {
             self.exit = Some(Exit::EngineSwitch(format!(
                 "the guest executes at {linear:#x}, where there is no memory"

@@ -236,6 +236,12 @@ impl Engine for Rem {
         ] {
             all.push((name.to_owned(), value));
         }
+        all.extend(
+            c.stats
+                .most_helped()
+                .into_iter()
+                .map(|(code, n)| (format!("/REM/Exec/{code:?}"), n)),
+        );
         all
     }
 }

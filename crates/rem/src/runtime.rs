@@ -170,6 +170,9 @@ fn segment(ctx: &mut Ctx, core: &mut Core) -> u64 {
 fn exec(ctx: &mut Ctx, core: &mut Core) -> u64 {
     let e = core.blocks.execs[ctx.arg as usize];
     ctx.state.rip = e.rip;
+    if let Action::Execute(insn) = &e.action {
+        core.stats.helped[insn.code() as usize] += 1;
+    }
     let result = match e.action {
         Action::Raise(exception) => Err(exception),
         Action::Execute(insn) => core.with_sys(ctx, |sys| sys::execute(sys, &insn)),
@@ -189,15 +192,24 @@ fn exec(ctx: &mut Ctx, core: &mut Core) -> u64 {
             ctx.hflags = ctx.state.rflags;
             return core.blocks.cache.address(e.resume);
         }
+        Ok(Flow::Jump) if software_interrupt(&e.action) => core.step = false,
         Ok(Flow::Next | Flow::Jump | Flow::Halt) => {}
         // Not finished: no single-step trap yet.
         Ok(Flow::Repeat) => {}
         Ok(Flow::Shutdown) => core.exit = Some(cpu::Exit::TripleFault),
         Err(exception) => {
-            core.raise(ctx, exception, e.rip);
+            // After a task switch the fault belongs to the new task.
+            let rip = ctx.state.rip;
+            core.raise(ctx, exception, rip);
         }
     }
     core.dispatch(ctx)
+}
+
+/// INT n and the like clear TF on their way: no single-step trap follows.
+fn software_interrupt(action: &Action) -> bool {
+    use iced_x86::Mnemonic as M;
+    matches!(action, Action::Execute(i) if matches!(i.mnemonic(), M::Int | M::Int1 | M::Int3 | M::Into))
 }
 
 fn link(ctx: &mut Ctx, core: &mut Core) -> u64 {
@@ -212,7 +224,7 @@ fn link(ctx: &mut Ctx, core: &mut Core) -> u64 {
         // A flush while translating took the link away.
         Ok(Some(block)) if core.blocks.full_flushes == flushes => {
             ctx.hflags = ctx.state.rflags;
-            core.blocks.wire(ctx, id, block)
+            core.blocks.wire(ctx, id, block, core.global)
         }
         Ok(_) => core.dispatch(ctx),
         Err(e) => {
@@ -232,7 +244,8 @@ fn jump(ctx: &mut Ctx, core: &mut Core) -> u64 {
         Ok(Some(block)) => {
             ctx.hflags = ctx.state.rflags;
             let table = core.jc_table;
-            core.blocks.add_indirect(ctx, table, target, block);
+            core.blocks
+                .add_indirect(ctx, table, target, block, core.global);
             core.blocks.entry(block, true)
         }
         Ok(None) => core.dispatch(ctx),

@@ -53,7 +53,27 @@ pub struct Mmu {
     pub code_writes: Vec<(u64, u64)>,
     /// Page walks done.
     pub walks: u64,
+    /// Recent instruction fetches.
+    fetches: Box<[Fetch; FETCHES]>,
 }
+
+/// Entries of the cache of instruction fetches, a power of two.
+const FETCHES: usize = 1024;
+
+/// A page code was fetched from: linear page with the privilege in bit 0 (1 for user), RAM offset
+/// of the page.
+#[derive(Clone, Copy)]
+struct Fetch {
+    tag: u64,
+    page: u64,
+    global: bool,
+}
+
+const NO_FETCH: Fetch = Fetch {
+    tag: u64::MAX,
+    page: 0,
+    global: false,
+};
 
 fn index(linear: u64) -> usize {
     (linear >> 12) as usize & (TLB_SIZE - 1)
@@ -90,6 +110,7 @@ impl Mmu {
             large: (u64::MAX, 0),
             code_writes: Vec::new(),
             walks: 0,
+            fetches: Box::new([NO_FETCH; FETCHES]),
         }
     }
 
@@ -215,15 +236,20 @@ impl Mmu {
     pub fn flush_all(&mut self, tables: &mut Tables) {
         self.flush_where(tables, |_, _, _| true);
         self.large = (u64::MAX, 0);
+        self.fetches.fill(NO_FETCH);
     }
 
     /// Drops everything but global pages.
     pub fn flush_local(&mut self, tables: &mut Tables) {
         self.flush_where(tables, |m, _, _| m == Meta::Local);
+        for f in self.fetches.iter_mut().filter(|f| !f.global) {
+            *f = NO_FETCH;
+        }
     }
 
     /// Drops the page of `linear`, global or not, whatever its size.
     pub fn flush_page(&mut self, tables: &mut Tables, linear: u64) {
+        self.fetches.fill(NO_FETCH);
         if (self.large.0..=self.large.1).contains(&linear) {
             let big = linear >> 21;
             // Pages of 4 MiB and 1 GiB are rare: 2 MiB around is not enough for them.
@@ -253,8 +279,14 @@ impl Mmu {
     /// # Errors
     /// #PF; `None` when there is no memory to fetch from.
     pub fn fetch(&mut self, linear: u64) -> Fault<(Place, bool)> {
-        self.walks += 1;
         let user = self.cpl == 3;
+        let tag = linear & !0xfff | u64::from(user);
+        let slot = (linear >> 12) as usize % FETCHES;
+        let known = self.fetches[slot];
+        if known.tag == tag {
+            return Ok((Place::Ram(known.page | linear & 0xfff), known.global));
+        }
+        self.walks += 1;
         let access = Access {
             write: false,
             exec: true,
@@ -267,6 +299,13 @@ impl Mmu {
             Target::Mmio(handler, offset) => Place::Mmio(handler, offset),
             Target::Nothing => Place::Nothing,
         };
+        if let Place::Ram(offset) = place {
+            self.fetches[slot] = Fetch {
+                tag,
+                page: offset & !0xfff,
+                global: w.global,
+            };
+        }
         Ok((place, w.global))
     }
 

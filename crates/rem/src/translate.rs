@@ -231,7 +231,7 @@ fn flags_effect(insn: &Instruction, kind: Kind) -> (u64, u64) {
     match kind {
         Kind::Exec | Kind::ExecEnd | Kind::ExecFpu | Kind::ExecVector | Kind::Raise(_) => {
             (rflags::ARITH, 0)
-        },
+        }
         Kind::Copy | Kind::BitString => {
             let reads = convert(insn.rflags_read());
             // Flags that the manual leaves undefined count as overwritten.

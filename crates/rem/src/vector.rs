@@ -57,7 +57,11 @@ fn access(
     };
     core.with_sys(ctx, |sys| {
         let at = sys.linear_at(seg, offset, data.len(), write)?;
-        if write { sys.mem.write(at, data, As::Current) } else { sys.mem.read(at, data, As::Current) }
+        if write {
+            sys.mem.write(at, data, As::Current)
+        } else {
+            sys.mem.read(at, data, As::Current)
+        }
     })
 }
 
@@ -99,7 +103,11 @@ fn gather(ctx: &mut Ctx, core: &mut Core, insn: &Instruction) -> Fault {
         M::Vpgatherqq | M::Vgatherqpd => (8, 8),
         _ => return Err(Exception::ud()),
     };
-    let vector = if dest.is_ymm() || index.is_ymm() { 32 } else { 16 };
+    let vector = if dest.is_ymm() || index.is_ymm() {
+        32
+    } else {
+        16
+    };
     let count = (vector / index_bytes).min(vector / data_bytes);
     let base = gpr(ctx, insn.memory_base());
     let limit = address_mask(insn, core);
@@ -108,7 +116,11 @@ fn gather(ctx: &mut Ctx, core: &mut Core, insn: &Instruction) -> Fault {
         let selected = ctx.ymm[m][place.end - 1] & 0x80 != 0;
         if selected {
             let raw = &ctx.ymm[x][i * index_bytes..(i + 1) * index_bytes];
-            let mut wide = [if raw[index_bytes - 1] & 0x80 != 0 { 0xff } else { 0 }; 8];
+            let mut wide = [if raw[index_bytes - 1] & 0x80 != 0 {
+                0xff
+            } else {
+                0
+            }; 8];
             wide[..index_bytes].copy_from_slice(raw);
             let offset = base
                 .wrapping_add(
@@ -128,7 +140,11 @@ fn gather(ctx: &mut Ctx, core: &mut Core, insn: &Instruction) -> Fault {
 }
 
 fn mask_move(ctx: &mut Ctx, core: &mut Core, insn: &Instruction) -> Fault {
-    let bytes = if matches!(insn.mnemonic(), M::Vmaskmovps | M::Vpmaskmovd) { 4 } else { 8 };
+    let bytes = if matches!(insn.mnemonic(), M::Vmaskmovps | M::Vpmaskmovd) {
+        4
+    } else {
+        8
+    };
     let store = insn.op0_kind() == OpKind::Memory;
     let (register, mask) = if store {
         (insn.op2_register(), insn.op1_register())
@@ -199,7 +215,14 @@ fn byte_mask(ctx: &mut Ctx, core: &mut Core, insn: &Instruction) -> Fault {
     };
     for i in 0..if mmx { 8 } else { 16 } {
         if masks[i] & 0x80 != 0 {
-            access(ctx, core, insn, start.wrapping_add(i as u64), &mut [data[i]], true)?;
+            access(
+                ctx,
+                core,
+                insn,
+                start.wrapping_add(i as u64),
+                &mut [data[i]],
+                true,
+            )?;
         }
     }
     Ok(())
