@@ -250,7 +250,8 @@ impl Forwarded {
             if result.is_err() && !lost {
                 return result;
             }
-            // The process has a moment to go.
+            // The process has a moment to go; it may wait for this reference to be given back.
+            drop(remote);
             for _ in 0..500 {
                 let state = svc.with(|s| s.machine(machine).map(|e| (e.vm.is_some(), e.state)))?;
                 match state {
