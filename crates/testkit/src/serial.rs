@@ -98,8 +98,9 @@ impl Serial {
         self.wait_for("Password: ", limit)?;
         self.send_line("oxbox")?;
         self.wait_for("root@oxbox:~# ", limit)?;
-        // Escape sequences of the line editor would stand between the answers.
-        self.send_line("bind 'set enable-bracketed-paste off'; stty -echo")?;
+        // Neither the line editor's escape sequences, nor the echo, nor the kernel's messages may
+        // stand between the answers. The last words of a shutdown come all the same.
+        self.send_line("bind 'set enable-bracketed-paste off'; stty -echo; dmesg -n 1")?;
         self.wait_for("root@oxbox:~# ", limit)?;
         Ok(())
     }
