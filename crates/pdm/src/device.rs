@@ -180,6 +180,10 @@ pub fn share(device: Box<dyn Device>) -> Shared {
     Arc::new(Mutex::new(device))
 }
 
+/// Builds a device from its `Config` node, for instance number `instance`.
+pub type Construct =
+    fn(config: &Node, instance: u32, host: &mut dyn Host) -> Result<Box<dyn Device>>;
+
 /// One row of the device registry.
 pub struct DeviceReg {
     /// CFGM name, as VirtualBox spells it (`pit`-style lower case: `i8254`, `vga`, `piix3ide`).
@@ -191,5 +195,5 @@ pub struct DeviceReg {
     /// Most instances a VM may have.
     pub max_instances: u32,
     /// Builds instance `instance` from its `Config` node. Registers all its resources with `host`.
-    pub construct: fn(config: &Node, instance: u32, host: &mut dyn Host) -> Result<Box<dyn Device>>,
+    pub construct: Construct,
 }

@@ -14,6 +14,10 @@ pub struct Transfer {
 /// is not moved); others never move anything. Callable with the caller's device lock held.
 pub trait IsaDma: Send + Sync {
     /// The device takes data out of memory (8237 "read transfer").
+    #[expect(
+        clippy::wrong_self_convention,
+        reason = "a direction, not a conversion"
+    )]
     fn from_memory(&self, channel: u8, data: &mut [u8]) -> Transfer;
     /// The device puts data into memory ("write transfer"; a "verify" channel counts the bytes
     /// without storing them).

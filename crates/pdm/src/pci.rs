@@ -269,6 +269,9 @@ struct Slot {
     owner: std::sync::Weak<dyn Owner>,
 }
 
+/// A function's state and, while its device lives, the way to it.
+type Found = (Arc<Mutex<State>>, Option<Arc<dyn Owner>>);
+
 /// How the bus reaches the device of a function; implemented by the VM (locks the device).
 pub trait Owner: Send + Sync {
     /// Runs `f` on the device's [`PciDevice`] with its lock held.
@@ -334,7 +337,7 @@ impl Bus {
         Ok(Handle { state, irq })
     }
 
-    fn slot(&self, devfn: u8) -> Option<(Arc<Mutex<State>>, Option<Arc<dyn Owner>>)> {
+    fn slot(&self, devfn: u8) -> Option<Found> {
         let slots = self.slots.lock();
         let (_, slot) = slots.iter().find(|(d, _)| *d == devfn)?;
         Some((slot.state.clone(), slot.owner.upgrade()))
