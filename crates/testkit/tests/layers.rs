@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .unwrap()
 }
 
 /// Our own crates and the ones of ours they depend on outside of tests.
@@ -23,7 +26,11 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let mut all = BTreeMap::new();
     for manifest in &manifests {
         let text = std::fs::read_to_string(manifest).unwrap();
-        let name = text.lines().find_map(|l| l.strip_prefix("name = ")).unwrap().trim_matches('"');
+        let name = text
+            .lines()
+            .find_map(|l| l.strip_prefix("name = "))
+            .unwrap()
+            .trim_matches('"');
         let mut section = "";
         let mut deps = BTreeSet::new();
         for line in text.lines() {
@@ -83,9 +90,17 @@ fn crates_depend_on_allowed_rooms_only() {
 fn programs_do_not_reach_past_their_door() {
     let all = dependencies();
     let forbidden: &[(&str, &[&str])] = &[
-        ("vboxmanage", &["vmm", "svc", "console", "devices", "rem", "settings"]),
+        (
+            "vboxmanage",
+            &["vmm", "svc", "console", "devices", "rem", "settings"],
+        ),
         ("svc", &["vmm", "console", "devices", "rem", "hwaccm"]),
-        ("vmm", &["devices", "drivers", "storage", "api", "settings", "console"]),
+        (
+            "vmm",
+            &[
+                "devices", "drivers", "storage", "api", "settings", "console",
+            ],
+        ),
         ("api", &["svc", "settings", "storage", "vmm"]),
     ];
     for (name, never) in forbidden {
@@ -118,16 +133,19 @@ fn unsafe_blocks_have_reasons() {
     }
     let rooms_without = ["settings", "svc", "devices", "pdm", "api"];
     for room in rooms_without {
-        walk(&root().join("crates").join(room).join("src"), &mut |path, text| {
-            for (n, line) in text.lines().enumerate() {
-                let code = line.split("//").next().unwrap();
-                assert!(
-                    !code.contains("unsafe {") && !code.contains("unsafe fn"),
-                    "{}:{}: unsafe code in a room that needs none",
-                    path.display(),
-                    n + 1
-                );
-            }
-        });
+        walk(
+            &root().join("crates").join(room).join("src"),
+            &mut |path, text| {
+                for (n, line) in text.lines().enumerate() {
+                    let code = line.split("//").next().unwrap();
+                    assert!(
+                        !code.contains("unsafe {") && !code.contains("unsafe fn"),
+                        "{}:{}: unsafe code in a room that needs none",
+                        path.display(),
+                        n + 1
+                    );
+                }
+            },
+        );
     }
 }

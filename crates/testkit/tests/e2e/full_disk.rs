@@ -106,7 +106,7 @@ fn full_host_disk_pauses_the_machine() {
                 "echo 3 >/proc/sys/vm/drop_caches; head -c 128M /dev/sdb | sha256sum",
                 3 * MINUTE,
             )?;
-            ensure!(back.starts_with(&sum), "read back {back}, written {sum}");
+            ensure!(back.contains(&sum), "read back {back}, written {sum}");
             machine.control(&["poweroff"])?;
             machine.wait_state("poweroff", MINUTE)?;
             File::open(&medium).context("the medium is still there")?;
