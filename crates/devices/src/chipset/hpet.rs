@@ -219,11 +219,8 @@ impl Hpet {
                 self.status &= !merge(0);
                 self.update_lines();
             }
-            0xf0 => {
-                if self.config & ENABLE == 0 {
-                    self.counter = merge(self.counter);
-                }
-            }
+            // A running counter cannot be set.
+            0xf0 if self.config & ENABLE == 0 => self.counter = merge(self.counter),
             0x100.. => {
                 let n = ((register - 0x100) / 0x20) as usize;
                 if n < COUNT {

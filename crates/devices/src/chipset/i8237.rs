@@ -335,10 +335,10 @@ impl Device for Dma {
 
     fn info(&self, _: &str, out: &mut dyn Write) -> std::fmt::Result {
         let state = self.pair.state.lock();
-        for n in 0..8 {
+        for (n, page) in PAGE_OF.iter().enumerate() {
             let chip = &state.chips[n / 4];
             let c = chip.channels[n % 4];
-            let page = state.pages[PAGE_OF[n]];
+            let page = state.pages[*page];
             let masked = if chip.mask >> (n % 4) & 1 != 0 {
                 "masked"
             } else {

@@ -62,9 +62,9 @@ pub fn int(value: u64) -> Vec<u8> {
     match value {
         0 => vec![0],
         1 => vec![1],
-        0..=0xff => vec![0x0a, bytes[0]],
-        0..=0xffff => [&[0x0b], &bytes[..2]].concat(),
-        0..=0xffff_ffff => [&[0x0c], &bytes[..4]].concat(),
+        2..=0xff => vec![0x0a, bytes[0]],
+        0x100..=0xffff => [&[0x0b], &bytes[..2]].concat(),
+        0x1_0000..=0xffff_ffff => [&[0x0c], &bytes[..4]].concat(),
         _ => [&[0x0e], &bytes[..]].concat(),
     }
 }

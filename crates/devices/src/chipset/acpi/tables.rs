@@ -71,7 +71,7 @@ impl Machine {
     pub fn pci_start(&self) -> u32 {
         match self.low_ram {
             0..=0x8000_0000 => 0x8000_0000,
-            0..=0xc000_0000 => 0xc000_0000,
+            0x8000_0001..=0xc000_0000 => 0xc000_0000,
             _ => 0xe000_0000,
         }
     }

@@ -69,7 +69,7 @@ impl Apics {
     }
 
     fn look<R>(&self, cpu: usize, f: impl FnOnce(&Lapic) -> R) -> Option<R> {
-        Some(f(&*self.cpus.get(cpu)?.lock()))
+        Some(f(&self.cpus.get(cpu)?.lock()))
     }
 
     fn arm(&self, cpu: usize) {

@@ -65,7 +65,7 @@ pub fn fill(ram: &mut [u8; 256], config: &Node, host: &dyn Host) -> Result<()> {
     }
     ram[0x3d] = order as u8;
     // Bit 0: do not look for a boot signature on floppies.
-    ram[0x38] = (order >> 8) as u8 * 0x10 | 1;
+    ram[0x38] = ((order >> 8) as u8) << 4 | 1;
 
     let sum: u16 = ram[0x10..=0x2d].iter().map(|b| u16::from(*b)).sum();
     ram[0x2e..0x30].copy_from_slice(&sum.to_be_bytes());

@@ -68,7 +68,7 @@ impl Moment {
 
 /// To two decimal digits.
 pub fn to_bcd(value: u8) -> u8 {
-    (value / 10 % 10) << 4 | value % 10
+    (value / 10 % 10) << 4 | (value % 10)
 }
 
 /// From two decimal digits; digits above 9 count as they are.
