@@ -45,6 +45,8 @@ pub enum Kind {
     Lea,
     /// BT, BTS, BTR, BTC with a register bit offset into memory.
     BitString,
+    /// MOVS or STOS without REP.
+    StringOne,
     /// Masked vector access, done element by element.
     ExecVector,
 }
@@ -121,6 +123,13 @@ pub fn classify(insn: &Instruction, mode: &Mode) -> Kind {
         | M::Endbr32
         | M::Endbr64
         | M::Pause => Nothing,
+        // Without REP they are two ordinary accesses.
+        M::Movsb | M::Movsw | M::Movsq | M::Stosb | M::Stosw | M::Stosd | M::Stosq
+            if !repeated(insn) =>
+        {
+            StringOne
+        }
+        M::Movsd if string(insn) && !repeated(insn) => StringOne,
         M::Movsb
         | M::Movsw
         | M::Movsq
@@ -263,6 +272,10 @@ fn far(insn: &Instruction) -> bool {
     matches!(insn.op0_kind(), OpKind::FarBranch16 | OpKind::FarBranch32)
         || insn.is_jmp_far_indirect()
         || insn.is_call_far_indirect()
+}
+
+fn repeated(insn: &Instruction) -> bool {
+    insn.has_rep_prefix() || insn.has_repne_prefix()
 }
 
 /// The string forms of MOVSD and CMPSD (their SSE namesakes have a vector register).

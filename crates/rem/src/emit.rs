@@ -79,6 +79,13 @@ impl Code {
         self.gs_op(true, 0x3b, reg, disp);
     }
 
+    /// `test dword gs:[disp], mask`. Changes flags.
+    pub fn test_gs(&mut self, disp: i32, mask: u32) {
+        self.put(&[0x65, 0xf7, 0x04, 0x25]);
+        self.disp(disp);
+        self.put(&mask.to_le_bytes());
+    }
+
     /// `cmp dword gs:[disp], 0`. Changes flags.
     pub fn cmp_gs_zero(&mut self, disp: i32) {
         self.put(&[0x65, 0x83, 0x3c, 0x25]);
@@ -302,6 +309,7 @@ mod tests {
             c.sign_extend(T1, 2, 4);
             c.cmp_gs(T1, 8);
             c.cmp_gs_zero(8);
+            c.test_gs(8, 0x400);
             c.jmp_indirect(0x100);
             c.add_gs(false, T0, 0x10);
         });
@@ -321,6 +329,7 @@ mod tests {
                 "movsxd r11,edx",
                 "cmp r11,[gs:8]",
                 "cmp dword [gs:8],0",
+                "test dword [gs:8],400h",
                 "movzx r11d,r10w",
                 "jmp qword [gs:r11*8+100h]",
                 "add r10d,[gs:10h]"
@@ -348,7 +357,7 @@ mod tests {
                 "and r11d,0FFF0h",
                 "sub r10,[gs:r11+1000h]",
                 "cmp r10,0FF8h",
-                "ja near 0000000000000035h",
+                "ja near 0000000000000036h",
                 "add r10,[gs:r11+1008h]",
                 "mov r11,rax",
                 &format!("movzx eax,word [gs:{:X}h]", ctx::FLAGSAVE),

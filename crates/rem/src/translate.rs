@@ -413,6 +413,7 @@ impl Builder<'_> {
             Kind::Leave => self.leave(i),
             Kind::Lea => self.lea(&insn),
             Kind::BitString => self.bit_string(i),
+            Kind::StringOne => self.string_one(i),
             Kind::ExecVector => self.exec(Action::ExecuteVector(insn), true),
         }
         true
@@ -805,6 +806,84 @@ impl Builder<'_> {
         self.done();
     }
 
+    /// MOVS or STOS with the direction flag clear; otherwise a helper does it.
+    fn string_one(&mut self, i: &Insn) {
+        let insn = i.insn;
+        let size = insn.memory_size().size() as u32;
+        let movs = insn.op1_kind() != OpKind::Register;
+        let bytes = match insn.op0_kind() {
+            OpKind::MemoryESDI => 2,
+            OpKind::MemoryESEDI => 4,
+            _ => 8,
+        };
+        if i.live {
+            self.hot.save_flags();
+        }
+        self.hot.test_gs(ctx::RFLAGS, rflags::DF as u32);
+        let down = self.hot.jcc(5);
+        if movs {
+            self.pointer(6, bytes);
+            let a = self.memory_access(&insn, size, OpAccess::Read, i.live);
+            self.access(&Access {
+                restore: false,
+                ..a
+            });
+            self.load_zx(T1, size);
+            self.hot.store(ctx::tmp(1), T1);
+            self.done();
+        }
+        self.pointer(7, bytes);
+        let a = self.memory_access(&insn, size, OpAccess::Write, i.live);
+        self.access(&Access { seg: 0, ..a });
+        if movs {
+            self.hot.load(T1, ctx::tmp(1));
+            self.store_to(T1, size);
+            self.advance(6, bytes, size);
+        } else {
+            self.store_to(0, size);
+        }
+        self.advance(7, bytes, size);
+        self.done();
+        let after = self.hot.here();
+        // Out of line: the flags come back, then the helper, then on.
+        let stub = self.cold.here();
+        self.to_cold.push((down, stub));
+        if i.live {
+            self.cold.restore_flags();
+        }
+        let index = self.execs.len() as u32;
+        self.args_cold.push((self.cold.here(), ArgKind::Exec));
+        self.cold.call(Call::Exec, index);
+        let rip = insn.ip() & self.input.mode.ip_mask();
+        let resume = if self.input.mode.one() { 0 } else { after };
+        self.execs.push(Exec {
+            action: Action::Execute(insn),
+            rip,
+            resume,
+        });
+    }
+
+    /// T0 = register `n`, truncated to the address size.
+    fn pointer(&mut self, n: u8, bytes: usize) {
+        match bytes {
+            2 => self.hot.movzx16(T0, n),
+            4 => self.hot.mov32(T0, n),
+            _ => self.hot.mov(T0, n),
+        }
+    }
+
+    /// Adds `delta` to register `n` in the address size. May use T0.
+    fn advance(&mut self, n: u8, bytes: usize, delta: u32) {
+        match bytes {
+            8 => self.hot.lea(true, n, Some(n), None, delta as i32),
+            4 => self.hot.lea(false, n, Some(n), None, delta as i32),
+            _ => {
+                self.hot.lea(false, T0, Some(n), None, delta as i32);
+                self.hot.mov16(n, T0);
+            }
+        }
+    }
+
     // ---- stack ----
 
     /// T0 = stack pointer + `delta`, truncated to the stack's size.
@@ -837,6 +916,7 @@ impl Builder<'_> {
         let r = (reg >> 3) << 2;
         let modrm = (reg & 7) << 3 | 2;
         match size {
+            1 => self.hot.put(&[0x41 | r, 0x88, modrm]),
             2 => self.hot.put(&[0x66, 0x41 | r, 0x89, modrm]),
             4 => self.hot.put(&[0x41 | r, 0x89, modrm]),
             _ => self.hot.put(&[0x49 | r, 0x89, modrm]),
@@ -848,6 +928,7 @@ impl Builder<'_> {
         let r = (reg >> 3) << 2;
         let modrm = (reg & 7) << 3 | 2;
         match size {
+            1 => self.hot.put(&[0x41 | r, 0x0f, 0xb6, modrm]),
             2 => self.hot.put(&[0x41 | r, 0x0f, 0xb7, modrm]),
             4 => self.hot.put(&[0x41 | r, 0x8b, modrm]),
             _ => self.hot.put(&[0x49 | r, 0x8b, modrm]),

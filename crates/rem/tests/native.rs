@@ -14,6 +14,9 @@ mod host;
 use generate::Rng;
 use host::{DATA, DATA_SIZE, Regs};
 
+/// The fixed addresses serve one test at a time.
+static AREAS: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 fn env(name: &str, default: u64) -> u64 {
     std::env::var(name)
         .ok()
@@ -79,6 +82,9 @@ fn normalise(regs: &mut Regs) {
 fn random_sequences_match_the_host() {
     let first = env("OXBOX_NATIVE_SEED", 1);
     let count = env("OXBOX_NATIVE_COUNT", 3000);
+    let _areas = AREAS
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     host::prepare();
     let codes = generate::codes();
     assert!(codes.len() > 1500, "only {} codes", codes.len());
@@ -150,5 +156,56 @@ fn random_sequences_match_the_host() {
             }
             panic!("{report}");
         }
+    }
+}
+
+#[test]
+fn string_instructions_without_rep_match_the_host() {
+    let moves: [&[u8]; 8] = [
+        &[0xa4],
+        &[0x66, 0xa5],
+        &[0xa5],
+        &[0x48, 0xa5],
+        &[0xaa],
+        &[0x66, 0xab],
+        &[0xab],
+        &[0x48, 0xab],
+    ];
+    let _areas = AREAS
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    host::prepare();
+    let mut guest = guest::Guest::new();
+    for seed in 1..400 {
+        let mut rng = Rng(seed);
+        let (regs, data) = start(&mut rng);
+        let mut code = Vec::new();
+        for (reg, at) in [
+            (0xbe, 0x1000 - rng.below(24)),
+            (0xbf, 0x2000 - rng.below(24)),
+        ] {
+            code.extend([0x48, reg]);
+            code.extend((DATA + at).to_le_bytes());
+        }
+        if rng.below(2) == 0 {
+            code.push(0xfd);
+        }
+        // A comparison before each, so that live flags are crossed.
+        for _ in 0..12 {
+            code.extend([0x48, 0x39, 0xc1]);
+            code.extend(moves[rng.below(8) as usize]);
+            code.extend([0x0f, 0x92, 0xc2]);
+        }
+        code.push(0xfc);
+        let (mut native, mut native_data) = (regs.clone(), data.clone());
+        host::run(&code, &mut native, &mut native_data);
+        let (mut engine, mut engine_data) = (regs.clone(), data.clone());
+        let exit = guest.run(&code, &mut engine, &mut engine_data);
+        normalise(&mut native);
+        normalise(&mut engine);
+        assert_eq!(exit, cpu::Exit::Halted, "seed {seed}");
+        assert_eq!(native.gpr, engine.gpr, "seed {seed}");
+        assert_eq!(native.flags, engine.flags, "seed {seed}");
+        assert!(native_data == engine_data, "seed {seed}: memory differs");
     }
 }

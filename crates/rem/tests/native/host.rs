@@ -138,8 +138,13 @@ fn map(at: u64, size: usize) {
     assert_eq!(p as u64, at, "cannot map the test area");
 }
 
-/// Maps the areas. Once per process.
+/// Maps the areas, once per process.
 pub fn prepare() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(areas);
+}
+
+fn areas() {
     map(DATA, DATA_SIZE);
     map(CODE, CODE_SIZE);
     map(HARNESS, 4096);
