@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cpu::{Bus, Engine};
+use hwaccm::Probed;
 use pdm::cfgm::Node;
 use pgm::PhysMap;
 
@@ -14,11 +15,11 @@ const FORCE: &str = "OXBOX_ENGINE";
 /// What the configuration wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EngineChoice {
-    /// The hardware engine where it works, otherwise the software engine.
+    /// The hardware engine where all of it works, otherwise the software engine.
     Auto,
     /// The software engine.
     Rem,
-    /// The hardware engine or nothing.
+    /// The hardware engine; what it cannot do still goes on in the software engine.
     Kvm,
 }
 
@@ -52,43 +53,43 @@ impl EngineChoice {
 /// The engines of one VM.
 pub(crate) struct Engines {
     kvm: Option<Arc<hwaccm::Vm>>,
-    /// The software engine may take over.
-    rem_allowed: bool,
 }
 
 impl Engines {
     /// Picks engines for a machine over `phys`, and says why in the log.
     pub fn choose(config: &Node, phys: &Arc<PhysMap>) -> Result<Self, Error> {
         let (choice, reason) = EngineChoice::from_config(config)?;
-        if choice == EngineChoice::Rem {
-            tracing::info!(target: "EM", "the software engine (REM) runs this machine: {reason}");
-            return Ok(Self {
-                kvm: None,
-                rem_allowed: true,
-            });
-        }
-        let made = hwaccm::probe().and_then(|probed| {
-            hwaccm::Vm::new(phys.clone(), probed.clone()).map(|vm| (vm, probed))
-        });
-        match made {
+        let kvm = match choice {
+            EngineChoice::Rem => Err(reason.to_owned()),
+            EngineChoice::Kvm => Ok(probe(phys).map_err(|e| Error::NoEngine(e.to_string()))?),
+            EngineChoice::Auto => probe(phys).map_err(|e| e.to_string()),
+        };
+        match kvm {
+            // Such a host emulates the guest's kernel mode, and far slower than REM does.
+            Ok((_, Probed::Partial(what))) if choice == EngineChoice::Auto => {
+                tracing::info!(
+                    target: "EM",
+                    "the software engine (REM) runs this machine: KVM here is incomplete: {what}"
+                );
+                Ok(Self { kvm: None })
+            }
             Ok((vm, probed)) => {
                 tracing::info!(target: "EM", "the hardware engine (HWACCM, KVM) runs this machine");
-                if let hwaccm::Probed::Partial(what) = probed {
-                    tracing::info!(target: "HWACCM", "this KVM is incomplete, REM stands by: {what}");
+                if let Probed::Partial(what) = probed {
+                    tracing::info!(
+                        target: "HWACCM",
+                        "this KVM is incomplete, REM stands by: {what}"
+                    );
                 }
-                Ok(Self {
-                    kvm: Some(vm),
-                    rem_allowed: choice == EngineChoice::Auto,
-                })
+                Ok(Self { kvm: Some(vm) })
             }
-            Err(e) if choice == EngineChoice::Auto => {
-                tracing::info!(target: "EM", "the software engine (REM) runs this machine: {e}");
-                Ok(Self {
-                    kvm: None,
-                    rem_allowed: true,
-                })
+            Err(why) => {
+                tracing::info!(
+                    target: "EM",
+                    "the software engine (REM) runs this machine: {why}"
+                );
+                Ok(Self { kvm: None })
             }
-            Err(e) => Err(Error::NoEngine(e.to_string())),
         }
     }
 
@@ -116,11 +117,10 @@ impl Engines {
         };
         match hwaccm::Kvm::new(cpu, vm, bus.clone()) {
             Ok(engine) => Ok(Box::new(engine)),
-            Err(e) if self.rem_allowed => {
+            Err(e) => {
                 tracing::warn!(target: "EM", "vCPU {cpu} goes to the software engine: {e}");
                 rem(cpu, phys, bus)
             }
-            Err(e) => Err(Error::NoEngine(e.to_string())),
         }
     }
 
@@ -132,14 +132,17 @@ impl Engines {
         phys: &Arc<PhysMap>,
         bus: Arc<dyn Bus>,
     ) -> Result<Box<dyn Engine>, Error> {
-        if !self.rem_allowed {
-            return Err(Error::NoEngine("the hardware engine was forced".into()));
-        }
         if old.name() != "HWACCM" {
             return Err(Error::NoEngine("it was the software engine already".into()));
         }
         rem(cpu, phys, bus)
     }
+}
+
+/// Whether KVM works here, and a virtual machine of it.
+fn probe(phys: &Arc<PhysMap>) -> Result<(Arc<hwaccm::Vm>, Probed), hwaccm::Error> {
+    let probed = hwaccm::probe()?;
+    Ok((hwaccm::Vm::new(phys.clone(), probed.clone())?, probed))
 }
 
 fn rem(cpu: usize, phys: &Arc<PhysMap>, bus: Arc<dyn Bus>) -> Result<Box<dyn Engine>, Error> {
