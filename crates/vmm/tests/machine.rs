@@ -382,6 +382,28 @@ fn a_triple_fault_resets() {
 }
 
 #[test]
+fn what_the_hardware_engine_lacks_goes_on_in_software() {
+    // mov eax, cr4; or ax, 0x200; mov cr4, eax; mov eax, 0x1234; movd xmm0, eax; movd ebx, xmm0;
+    // xor ax, ax; mov ds, ax; mov [0x500], bx; l: cli; hlt; jmp l
+    let program = vec![
+        0x0f, 0x20, 0xe0, 0x0d, 0x00, 0x02, 0x0f, 0x22, 0xe0, 0x66, 0xb8, 0x34, 0x12, 0x00, 0x00,
+        0x66, 0x0f, 0x6e, 0xc0, 0x66, 0x0f, 0x7e, 0xc3, 0x31, 0xc0, 0x8e, 0xd8, 0x89, 0x1e, 0x00,
+        0x05, 0xfa, 0xf4, 0xeb, 0xfc,
+    ];
+    for engine in engines() {
+        let mut config = config(engine);
+        config.set_path("Devices/rom/0/Config/Program", program.clone());
+        let (vm, _) = build(config);
+        vm.resume().unwrap();
+        wait_for(engine, || count(&vm) == 0x1234);
+        let complete = hwaccm::probe().is_ok_and(|p| p == hwaccm::Probed::Complete);
+        if engine == "kvm" && !complete {
+            wait_for("the switch", || vm.engine_name().unwrap() == "REM");
+        }
+    }
+}
+
+#[test]
 fn wrong_configurations_are_explained() {
     let fails = |config: Node| {
         let events = Arc::new(Events::default());
