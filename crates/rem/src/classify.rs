@@ -320,8 +320,10 @@ fn requirement(insn: &Instruction) -> Option<Fp> {
             | F::SSE4_2
             | F::AES
             | F::PCLMULQDQ
-            | F::SHA => Fp::Sse,
-            F::AVX | F::AVX2 | F::FMA | F::F16C => Fp::Avx,
+            | F::SHA
+            | F::GFNI
+            | F::SSE4A => Fp::Sse,
+            F::AVX | F::AVX2 | F::FMA | F::F16C | F::VAES | F::VPCLMULQDQ => Fp::Avx,
             _ => continue,
         };
         if fp == Fp::Avx {
@@ -402,6 +404,7 @@ fn shown(f: F) -> bool {
             | F::F16C
             | F::FMA
             | F::FSGSBASE
+            | F::GFNI
             | F::FXSR
             | F::INVPCID
             | F::LZCNT
@@ -426,6 +429,7 @@ fn shown(f: F) -> bool {
             | F::SSE
             | F::SSE2
             | F::SSE3
+            | F::SSE4A
             | F::SSE4_1
             | F::SSE4_2
             | F::SSSE3
@@ -435,5 +439,7 @@ fn shown(f: F) -> bool {
             | F::XSAVE
             | F::XSAVEOPT
             | F::UDBG
+            | F::VAES
+            | F::VPCLMULQDQ
     )
 }

@@ -165,7 +165,7 @@ fn decode(input: &Input<'_>) -> Vec<Insn> {
             // Perhaps it only reaches into a page that could not be read: start there.
             break;
         }
-        if classify::hidden(&insn) {
+        if kind != Kind::Nothing && classify::hidden(&insn) {
             kind = Kind::Raise(Exception::ud());
         }
         if end > mode.cs_limit {

@@ -69,6 +69,9 @@ fn usable(code: Code) -> bool {
                 | F::AVX2
                 | F::FMA
                 | F::F16C
+                | F::GFNI
+                | F::VAES
+                | F::VPCLMULQDQ
                 | F::BMI1
                 | F::BMI2
                 | F::LZCNT
