@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use drivers::block::ImageDriver;
 use pdm::cfgm::Node;
-use pdm::driver::{BlockDriver, BlockError, CharDriver, CharInput, DriveKind};
+use pdm::driver::{BlockDriver, CharDriver, CharInput, Identity};
 use storage::{Container, MediaKind, OpenMode};
 use vmm::{Attachments, Vm, VmEvents, VmState};
 
@@ -107,15 +108,15 @@ fn parse() -> anyhow::Result<Options> {
             "--engine" => c.set_path("EM/ForceEngine", value),
             "--hda" | "--hdb" => {
                 let lun = u32::from(flag == "--hdb");
-                let drive = Drive::open(&value, DriveKind::Disk)?;
+                let drive = open_drive(&value, MediaKind::HardDisk)?;
                 o.attachments.block("piix3ide", 0, lun, drive);
             }
             "--cdrom" => {
-                let drive = Drive::open(&value, DriveKind::Dvd)?;
+                let drive = open_drive(&value, MediaKind::Dvd)?;
                 o.attachments.block("piix3ide", 0, 2, drive);
             }
             "--floppy" => {
-                let drive = Drive::open(&value, DriveKind::Floppy)?;
+                let drive = open_drive(&value, MediaKind::Floppy)?;
                 o.attachments.block("i82078", 0, 0, drive);
                 c.set_path("Devices/mc146818/0/Config/FloppyType0", 4u64);
             }
@@ -256,9 +257,11 @@ fn type_text(vm: &Vm, text: &str) {
         let mut codes = Vec::new();
         for (plain, shifted, first) in ROWS {
             if let Some(i) = plain.chars().position(|p| p == c) {
-                codes = vec![first + i as u8, first + i as u8 | 0x80];
+                let code = first + i as u8;
+                codes = vec![code, code | 0x80];
             } else if let Some(i) = shifted.chars().position(|p| p == c) {
-                codes = vec![0x2a, first + i as u8, first + i as u8 | 0x80, 0xaa];
+                let code = first + i as u8;
+                codes = vec![0x2a, code, code | 0x80, 0xaa];
             }
         }
         if c == ' ' {
@@ -272,53 +275,19 @@ fn type_text(vm: &Vm, text: &str) {
     }
 }
 
-/// A disk image as a drive.
-struct Drive {
-    image: Container,
-    kind: DriveKind,
-}
-
-impl Drive {
-    fn open(path: &str, kind: DriveKind) -> anyhow::Result<Box<dyn BlockDriver>> {
-        let (media, mode) = match kind {
-            DriveKind::Disk => (MediaKind::HardDisk, OpenMode::ReadWrite),
-            DriveKind::Dvd => (MediaKind::Dvd, OpenMode::ReadOnly),
-            DriveKind::Floppy => (MediaKind::Floppy, OpenMode::ReadOnly),
-        };
-        let image = Container::open_as(path.as_ref(), media, mode)?;
-        Ok(Box::new(Self { image, kind }))
-    }
-}
-
-fn block_error(e: storage::Error) -> BlockError {
-    match e {
-        storage::Error::DiskFull { path, .. } => BlockError::DiskFull(path.display().to_string()),
-        other => BlockError::Io(other.to_string()),
-    }
-}
-
-impl BlockDriver for Drive {
-    fn size(&self) -> u64 {
-        self.image.size()
-    }
-    fn read_only(&self) -> bool {
-        self.image.mode() == OpenMode::ReadOnly
-    }
-    fn kind(&self) -> DriveKind {
-        self.kind
-    }
-    fn read(&mut self, offset: u64, data: &mut [u8]) -> Result<(), BlockError> {
-        self.image.read_at(offset, data).map_err(block_error)
-    }
-    fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
-        self.image.write_at(offset, data).map_err(block_error)
-    }
-    fn flush(&mut self) -> Result<(), BlockError> {
-        self.image.flush().map_err(block_error)
-    }
-    fn discard(&mut self, offset: u64, len: u64) -> Result<(), BlockError> {
-        self.image.discard(offset, len).map_err(block_error)
-    }
+/// An image in a drive.
+fn open_drive(path: &str, kind: MediaKind) -> anyhow::Result<Box<dyn BlockDriver>> {
+    let mode = match kind {
+        MediaKind::HardDisk => OpenMode::ReadWrite,
+        MediaKind::Dvd | MediaKind::Floppy => OpenMode::ReadOnly,
+    };
+    let image = Container::open_as(path.as_ref(), kind, mode)?;
+    let shared = Arc::new(parking_lot::Mutex::new(image));
+    Ok(Box::new(ImageDriver::new(
+        shared,
+        kind,
+        Identity::default(),
+    )))
 }
 
 /// The terminal or a file as the host side of a serial port.
@@ -351,7 +320,7 @@ impl CharDriver for Terminal {
         input.modem(true, true, false, true);
         if self.input {
             std::thread::spawn(move || {
-                for byte in std::io::stdin().bytes().map_while(Result::ok) {
+                for byte in std::io::stdin().lock().bytes().map_while(Result::ok) {
                     while input.receive(&[byte]) == 0 {
                         std::thread::sleep(Duration::from_millis(5));
                     }

@@ -105,7 +105,7 @@ impl Tm {
 
     /// Virtual nanoseconds since power-on.
     pub fn now(&self) -> u64 {
-        let wide = u128::from(self.tsc()) * u128::from(self.ns_per_tick) >> SHIFT;
+        let wide = (u128::from(self.tsc()) * u128::from(self.ns_per_tick)) >> SHIFT;
         u64::try_from(wide).unwrap_or(NEVER - 1)
     }
 
