@@ -267,7 +267,10 @@ impl KickPtr {
     #[allow(unsafe_code)]
     fn kick(&self) {
         // SAFETY: see `Send`.
-        unsafe { (*(&raw const (*self.0).poll)).store(1, Ordering::SeqCst) }
+        unsafe {
+            let poll = &raw const (*self.0).poll;
+            (*poll).store(1, Ordering::SeqCst);
+        }
     }
 }
 

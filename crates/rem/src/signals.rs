@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // signal handlers
 
 use std::cell::Cell;
-use std::sync::Once;
+use std::sync::{Once, OnceLock};
 
 use crate::ctx::{Call, Ctx};
 
@@ -19,8 +19,8 @@ const SIGNALS: [i32; 5] = [
     libc::SIGILL,
     libc::SIGTRAP,
 ];
-static mut OLD: [std::mem::MaybeUninit<libc::sigaction>; 5] =
-    [const { std::mem::MaybeUninit::uninit() }; 5];
+/// What was installed before, for signals that are not ours.
+static OLD: [OnceLock<libc::sigaction>; 5] = [const { OnceLock::new() }; 5];
 
 /// Says which code cache this thread executes from now on.
 pub fn set_current(range: std::ops::Range<u64>, ctx: *const Ctx) {
@@ -58,12 +58,15 @@ pub fn prepare_thread() {
 fn install() {
     for (i, signal) in SIGNALS.into_iter().enumerate() {
         // SAFETY: installs a handler that is async-signal-safe: it reads a constant-initialised
-        // thread local and edits the saved context. `OLD` is written once, before any handler runs.
+        // thread local and edits the saved context.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = handler as *const () as usize;
             action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
-            libc::sigaction(signal, &action, (&raw mut OLD[i]).cast());
+            let mut old = std::mem::zeroed();
+            if libc::sigaction(signal, &action, &mut old) == 0 {
+                let _ = OLD[i].set(old);
+            }
         }
     }
 }
@@ -84,7 +87,10 @@ extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut lib
         }
         // Not ours: what was installed before takes it; by default the process ends.
         let i = SIGNALS.iter().position(|s| *s == signal).unwrap_or(0);
-        let old = (*(&raw const OLD[i])).assume_init_ref();
+        let Some(old) = OLD[i].get() else {
+            libc::signal(signal, libc::SIG_DFL);
+            return;
+        };
         if old.sa_sigaction == libc::SIG_DFL || old.sa_sigaction == libc::SIG_IGN {
             libc::signal(signal, libc::SIG_DFL);
             return;
