@@ -109,7 +109,9 @@ fn clock_chip(root: &mut Node, s: &Settings) {
         .filter(|d| d.kind == DeviceType::Floppy)
         .map(|d| d.device)
         .collect();
-    let cmos = config(root, "mc146818", 0).set("UseUTC", s.rtc_utc);
+    let cmos = config(root, "mc146818", 0)
+        .set("UseUTC", s.rtc_utc)
+        .set("LocalOffset", s.seconds_east.cast_unsigned());
     for (i, device) in s.boot_order.iter().enumerate() {
         let name = match device {
             DeviceType::Floppy => "FLOPPY",
@@ -202,6 +204,7 @@ mod tests {
             acpi: true,
             hpet: false,
             rtc_utc: true,
+            seconds_east: -3600,
             time_offset: -1500,
             boot_menu: BIOSBootMenuMode::MessageAndMenu,
             boot_order: vec![DeviceType::DVD, DeviceType::HardDisk],
@@ -238,6 +241,8 @@ mod tests {
         let at = |path: &str, key: &str| tree.child(path).unwrap().str(key, "");
         assert_eq!(at("Devices/mc146818/0/Config", "BootDevice0"), "DVD");
         assert_eq!(at("Devices/serial/1/Config", "IRQ"), "3");
+        let clock = tree.child("Devices/mc146818/0/Config").unwrap();
+        assert_eq!(clock.int("LocalOffset", 0).unwrap() as i64, -3600);
         assert!(tree.child("Devices/serial/0").is_none());
         assert!(tree.child("Devices/hpet").is_none());
         assert_eq!(at("Devices/pcbios/0/Config", "BiosRom"), "/x.bin");

@@ -257,7 +257,10 @@ struct Hooks {
 impl VmHooks for Hooks {
     fn medium_changed(&self, controller: &str, port: i32, device: i32, force: bool) -> Result<()> {
         let vm = self.core.vm()?;
-        let all = drives(&self.machine)?;
+        // A service that was started again knows the machine by what it gave to the link.
+        let service = self.core.link().and_then(|link| link.service());
+        let machine = service.map_or_else(|| self.machine.clone(), |s| s.cast());
+        let all = drives(&machine)?;
         let found = all
             .iter()
             .find(|d| d.controller == controller && d.port == port && d.device == device);
@@ -267,13 +270,13 @@ impl VmHooks for Hooks {
                 "Only the media of DVD and floppy drives change while the machine runs",
             ));
         };
-        let bus = self.machine.get_storage_controller_by_name(controller)?;
-        let place = crate::settings::Controller {
+        let bus = machine.get_storage_controller_by_name(controller)?;
+        let controller = crate::settings::Controller {
             name: controller.to_owned(),
             bus: bus.bus()?,
             kind: bus.controller_type()?,
         };
-        let (name, unit) = machine::place(&[place], drive)?;
+        let (name, unit) = crate::machine::place(&[controller], drive)?;
         let driver = backends::drive(drive, eject_hook(&self.core, drive))?;
         match vm.change_medium(name, 0, unit, driver, force) {
             Ok(_) => Ok(()),

@@ -47,6 +47,8 @@ pub struct Settings {
     pub hpet: bool,
     /// The clock chip runs in UTC.
     pub rtc_utc: bool,
+    /// Seconds that the host's local time is east of UTC.
+    pub seconds_east: i64,
     /// Milliseconds added to the clock chip.
     pub time_offset: i64,
     /// Boot menu of the firmware.
@@ -157,6 +159,7 @@ impl Settings {
             acpi: bios.acpi_enabled()?,
             hpet: machine.hpet_enabled()?,
             rtc_utc: machine.rtc_use_utc()?,
+            seconds_east: iprt::local::seconds_east(iprt::time::Timestamp::now()),
             time_offset: bios.time_offset()?,
             boot_menu: bios.boot_menu_mode()?,
             boot_order,

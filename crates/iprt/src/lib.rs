@@ -1,6 +1,7 @@
 //! IPRT: the few things every room needs that std and the crates lack.
 //!
 //! - [`file`]: replacing a file so that a crash leaves the old one or the new one;
+//! - [`local`]: the host's time zone;
 //! - [`lock`]: file locks that can name their holder;
 //! - [`log`]: rotated release logs in VirtualBox's look, also as a tracing subscriber;
 //! - [`path`]: the configuration folder, the machine folder, the per-user socket folder;
@@ -9,6 +10,7 @@
 //! - [`uuid`]: UUIDs in VirtualBox's two spellings.
 
 pub mod file;
+pub mod local;
 pub mod lock;
 pub mod log;
 pub mod path;
