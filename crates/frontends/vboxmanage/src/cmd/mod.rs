@@ -1,0 +1,172 @@
+//! The commands. Each is one file: its usage, its table of options, what it does, its tests.
+
+mod clonemedium;
+mod closemedium;
+mod controlvm;
+mod convertfromraw;
+mod createmedium;
+mod createvm;
+mod debugvm;
+mod discardstate;
+mod extradata;
+mod guestproperty;
+pub mod help;
+mod list;
+mod mediumproperty;
+mod modifymedium;
+mod modifyvm;
+mod registervm;
+mod setproperty;
+mod sharedfolder;
+mod showmediuminfo;
+mod showvminfo;
+mod snapshot;
+mod startvm;
+mod storageattach;
+mod storagectl;
+mod unregistervm;
+
+use crate::args::Args;
+use crate::cx::Cx;
+use crate::error::Result;
+
+/// What a command does with its arguments.
+pub type Run = fn(&mut Cx<'_>, &mut Args) -> Result;
+
+pub struct Command {
+    pub name: &'static str,
+    /// Older names.
+    pub aliases: &'static [&'static str],
+    /// Every form of its command line, one or more lines each.
+    pub usage: fn() -> String,
+    /// `None` for a command of VirtualBox whose room is not built yet.
+    pub run: Option<Run>,
+}
+
+/// Every command of VirtualBox 7.0, in the order its help shows them.
+pub const COMMANDS: &[&Command] = &[
+    &list::COMMAND,
+    &showvminfo::COMMAND,
+    &registervm::COMMAND,
+    &unregistervm::COMMAND,
+    &createvm::COMMAND,
+    &modifyvm::COMMAND,
+    &not_yet("clonevm"),
+    &not_yet("movevm"),
+    &not_yet("encryptvm"),
+    &not_yet("cloud"),
+    &not_yet("cloudprofile"),
+    &not_yet("import"),
+    &not_yet("export"),
+    &not_yet("signova"),
+    &startvm::COMMAND,
+    &controlvm::COMMAND,
+    &not_yet("unattended"),
+    &discardstate::COMMAND,
+    &not_yet("adoptstate"),
+    &snapshot::COMMAND,
+    &closemedium::COMMAND,
+    &storageattach::COMMAND,
+    &storagectl::COMMAND,
+    &not_yet("bandwidthctl"),
+    &showmediuminfo::COMMAND,
+    &createmedium::COMMAND,
+    &modifymedium::COMMAND,
+    &clonemedium::COMMAND,
+    &mediumproperty::COMMAND,
+    &not_yet("encryptmedium"),
+    &not_yet("checkmediumpwd"),
+    &convertfromraw::COMMAND,
+    &not_yet("mediumio"),
+    &extradata::SET,
+    &extradata::GET,
+    &setproperty::COMMAND,
+    &not_yet("usbfilter"),
+    &sharedfolder::COMMAND,
+    &guestproperty::COMMAND,
+    &not_yet("guestcontrol"),
+    &debugvm::COMMAND,
+    &not_yet("metrics"),
+    &not_yet("natnetwork"),
+    &not_yet("hostonlyif"),
+    &not_yet("hostonlynet"),
+    &not_yet("dhcpserver"),
+    &not_yet("usbdevsource"),
+    &not_yet("extpack"),
+    &not_yet("updatecheck"),
+    &not_yet("modifynvram"),
+    &not_yet("internalcommands"),
+];
+
+const fn not_yet(name: &'static str) -> Command {
+    Command {
+        name,
+        aliases: &[],
+        usage: String::new,
+        run: None,
+    }
+}
+
+/// The command of that name or older name.
+pub fn find(name: &str) -> Option<&'static Command> {
+    COMMANDS
+        .iter()
+        .copied()
+        .find(|c| c.name == name || c.aliases.contains(&name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<&str> = COMMANDS
+            .iter()
+            .flat_map(|c| c.aliases.iter().copied().chain([c.name]))
+            .collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn old_names_lead_to_the_new_commands() {
+        for (old, new) in [
+            ("createhd", "createmedium"),
+            ("createvdi", "createmedium"),
+            ("modifyhd", "modifymedium"),
+            ("modifyvdi", "modifymedium"),
+            ("clonehd", "clonemedium"),
+            ("clonevdi", "clonemedium"),
+            ("showhdinfo", "showmediuminfo"),
+            ("showvdiinfo", "showmediuminfo"),
+            ("convertdd", "convertfromraw"),
+            ("hdproperty", "mediumproperty"),
+        ] {
+            assert_eq!(find(old).map(|c| c.name), Some(new));
+        }
+    }
+
+    #[test]
+    fn every_usage_names_its_command() {
+        for command in COMMANDS.iter().filter(|c| c.run.is_some()) {
+            let usage = (command.usage)();
+            assert!(
+                usage.starts_with(&format!("  VBoxManage {} ", command.name)),
+                "{}:\n{usage}",
+                command.name
+            );
+            assert!(usage.ends_with('\n'), "{}", command.name);
+            for line in usage.lines() {
+                assert!(line.len() <= 130, "{}: {line}", command.name);
+                assert!(
+                    line.is_empty() || line.starts_with("  "),
+                    "{}: {line:?}",
+                    command.name
+                );
+            }
+        }
+    }
+}
