@@ -1,16 +1,16 @@
 //! `convertfromraw`, formerly `convertdd`: a raw image, from a file or standard input, becomes an
-//! image of another format. The service does the work, as for every other medium; what comes from
-//! standard input is kept in a file beside the new image until then.
+//! image of another format. As in VirtualBox this needs no service: nothing is registered.
 
 use super::Command;
-use crate::args::{Arg, Args, Opt, parse_integer, value};
+use crate::args::{Arg, Args, Given, Opt, parse_integer, value};
 use crate::cx::{Cx, absolute};
-use crate::error::{During, Failure, Result};
+use crate::error::{Failure, Result};
 use crate::media;
-use api::types::*;
+use api::types::MediumVariant;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::io::Read;
+use std::path::Path;
+use storage::{CreateParams, Variant};
 
 pub const COMMAND: Command = Command {
     name: "convertfromraw",
@@ -36,9 +36,6 @@ const OPTIONS: &[Opt] = &[
     value(&["--type"]),
 ];
 
-/// Bytes read from standard input at a time; runs of zeros this long are left out of the file.
-const CHUNK: usize = 64 * 1024;
-
 #[derive(Debug)]
 struct Wanted {
     source: String,
@@ -46,8 +43,8 @@ struct Wanted {
     /// Of the data on standard input.
     bytes: Option<u64>,
     format: String,
-    variant: Vec<MediumVariant>,
-    uuid: Option<String>,
+    variant: Variant,
+    uuid: Option<uuid::Uuid>,
 }
 
 fn parse(args: &mut Args) -> Result<Wanted> {
@@ -57,18 +54,18 @@ fn parse(args: &mut Args) -> Result<Wanted> {
         target: String::new(),
         bytes: None,
         format: "VDI".to_owned(),
-        variant: vec![MediumVariant::Standard],
+        variant: Variant::Dynamic,
         uuid: None,
     };
     while let Some(arg) = args.next(OPTIONS)? {
         match arg {
             Arg::Opt(_, given) => match given.name {
                 "--format" => wanted.format = given.value,
-                "--variant" => wanted.variant = media::variants(&given.value)?,
-                "--uuid" if !media::is_uuid(&given.value) => {
-                    return Err(Failure::syntax(format!("Invalid UUID '{}'", given.value)));
+                "--variant" => wanted.variant = variant(&given)?,
+                "--uuid" => {
+                    let uuid = given.value.trim_matches(['{', '}']).parse();
+                    wanted.uuid = Some(uuid.map_err(|_| given.invalid())?);
                 }
-                "--uuid" => wanted.uuid = Some(given.value),
                 _ => {}
             },
             Arg::Word(word) => words.push(word),
@@ -92,151 +89,86 @@ fn parse(args: &mut Args) -> Result<Wanted> {
     Ok(wanted)
 }
 
-fn run(cx: &mut Cx<'_>, args: &mut Args) -> Result {
-    let wanted = parse(args)?;
-    let target = absolute(&wanted.target)?;
-    // Nothing is read for an image that cannot be made.
-    if Path::new(&target).exists() {
-        return Err(Failure::message(format!(
-            "Cannot create the disk image \"{}\": VERR_ALREADY_EXISTS",
-            wanted.target
-        )));
-    }
-    let Some(bytes) = wanted.bytes else {
-        let size = std::fs::metadata(&wanted.source)
-            .map_err(|e| {
-                let source = &wanted.source;
-                Failure::message(format!("Cannot open file \"{source}\": {e}"))
-            })?
-            .len();
-        writeln!(
-            cx.out,
-            "Converting from raw image file=\"{}\" to file=\"{}\"...",
-            wanted.source, wanted.target
-        )?;
-        return convert(cx, &wanted, &absolute(&wanted.source)?, &target, size);
-    };
-    writeln!(
-        cx.out,
-        "Converting from raw image file=\"stdin\" to file=\"{}\"...",
-        wanted.target
-    )?;
-    let kept = Kept::new(&target, bytes)?;
-    let source = kept.0.to_string_lossy().into_owned();
-    convert(cx, &wanted, &source, &target, bytes)
-}
-
-fn convert(cx: &mut Cx<'_>, wanted: &Wanted, source: &str, target: &str, size: u64) -> Result {
-    let kind = if wanted.variant.contains(&MediumVariant::Fixed) {
-        "fixed"
-    } else {
-        "dynamic"
-    };
-    writeln!(
-        cx.out,
-        "Creating {kind} image with size {size} bytes ({}MB)...",
-        size.div_ceil(1 << 20)
-    )?;
-    cx.out.flush()?;
-    let source = media::open(cx, source, DeviceType::HardDisk, AccessMode::ReadOnly)?;
-    let converted = convert_opened(cx, wanted, &source, target);
-    let forgotten = source.forget();
-    converted.and(forgotten)
-}
-
-fn convert_opened(
-    cx: &mut Cx<'_>,
-    wanted: &Wanted,
-    source: &media::Opened,
-    target: &str,
-) -> Result {
-    let medium = cx
-        .vbox()?
-        .create_medium(
-            &wanted.format,
-            target,
-            AccessMode::ReadWrite,
-            DeviceType::HardDisk,
-        )
-        .during("CreateMedium(bstrFormat.raw(), Bstr(filename).raw(), AccessMode_ReadWrite, DeviceType, pMedium.asOutParam())")?;
-    let converted = source
-        .medium
-        .clone_to_base(&medium, &wanted.variant)
-        .during(
-            "CloneToBase(pDstMedium, ComSafeArrayAsInParam(l_variants), pProgress.asOutParam())",
-        )
-        // VirtualBox shows no progress here, so that scripts see two lines and no more.
-        .and_then(|p| {
-            p.finish().wanted(
-                "Cannot write the disk image",
-                "progress->WaitForCompletion(-1)",
-            )
-        })
-        .and_then(|()| match &wanted.uuid {
-            Some(uuid) => medium.set_ids(true, uuid, false, "").wanted(
-                "Cannot set the UUID of the disk image",
-                "SetIds(TRUE, uuid)",
-            ),
-            None => Ok(()),
-        });
-    let closed = medium.close().during("Close()");
-    converted.and(closed)
-}
-
-/// What came from standard input, in a file that goes away with this value.
-struct Kept(PathBuf);
-
-impl Kept {
-    fn new(target: &str, bytes: u64) -> Result<Self> {
-        let path = PathBuf::from(format!("{target}.{}.stdin", std::process::id()));
-        let failed = |e: std::io::Error| {
-            Failure::message(format!(
-                "Cannot keep the data in \"{}\": {e}",
-                path.display()
-            ))
-        };
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(failed)?;
-        }
-        let mut file = File::create_new(&path).map_err(failed)?;
-        let kept = Self(path.clone());
-        copy_sparse(&mut std::io::stdin().lock(), &mut file, bytes).map_err(failed)?;
-        Ok(kept)
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        // What is left then is a file named for what it is.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-/// Copies up to `bytes` bytes, leaves holes for zeros, and makes the file that long.
-fn copy_sparse(from: &mut dyn Read, to: &mut File, bytes: u64) -> std::io::Result<()> {
-    let mut from = from.take(bytes);
-    let mut chunk = vec![0; CHUNK];
-    loop {
-        let mut filled = 0;
-        while let Some(rest) = chunk.get_mut(filled..).filter(|r| !r.is_empty()) {
-            match from.read(rest) {
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+/// Of the variants of images this version has two.
+fn variant(given: &Given) -> Result<Variant> {
+    let mut variant = Variant::Dynamic;
+    for word in media::variants(&given.value)? {
+        match word {
+            MediumVariant::Standard => {}
+            MediumVariant::Fixed => variant = Variant::Fixed,
+            _ => {
+                return Err(Failure::message(format!(
+                    "The medium variant '{}' is not available in this version of Oxbox yet",
+                    given.value
+                )));
             }
         }
-        let Some(data) = chunk.get(..filled).filter(|d| !d.is_empty()) else {
-            break;
-        };
-        if data.iter().all(|b| *b == 0) {
-            let step = i64::try_from(filled).unwrap_or(i64::MAX);
-            to.seek(SeekFrom::Current(step))?;
-        } else {
-            to.write_all(data)?;
+    }
+    Ok(variant)
+}
+
+fn run(cx: &mut Cx<'_>, args: &mut Args) -> Result {
+    let wanted = parse(args)?;
+    match wanted.bytes {
+        Some(bytes) => convert(cx, &wanted, &mut std::io::stdin().lock(), bytes),
+        None => {
+            let source = &wanted.source;
+            let opened = File::open(source).and_then(|file| Ok((file.metadata()?.len(), file)));
+            let (bytes, mut file) = opened
+                .map_err(|e| Failure::message(format!("Cannot open file \"{source}\": {e}")))?;
+            convert(cx, &wanted, &mut file, bytes)
         }
     }
-    to.set_len(bytes)
+}
+
+fn convert(cx: &mut Cx<'_>, wanted: &Wanted, from: &mut dyn Read, bytes: u64) -> Result {
+    let target = &wanted.target;
+    let failed = |e: &dyn std::fmt::Display| {
+        Failure::message(format!("Cannot create the disk image \"{target}\": {e}"))
+    };
+    let format = storage::format_by_id(&wanted.format)
+        .ok_or_else(|| failed(&format_args!("unknown format '{}'", wanted.format)))?;
+    let source = if wanted.bytes.is_some() {
+        "stdin"
+    } else {
+        &wanted.source
+    };
+    writeln!(
+        cx.out,
+        "Converting from raw image file=\"{source}\" to file=\"{target}\"..."
+    )?;
+    let kind = match wanted.variant {
+        Variant::Fixed => "fixed",
+        _ => "dynamic",
+    };
+    writeln!(
+        cx.out,
+        "Creating {kind} image with size {bytes} bytes ({}MB)...",
+        bytes.div_ceil(1 << 20)
+    )?;
+    cx.out.flush()?;
+    let path = absolute(target)?;
+    if let Some(folder) = Path::new(&path).parent() {
+        std::fs::create_dir_all(folder).map_err(|e| failed(&e))?;
+    }
+    // Disks have whole sectors; what a last one lacks is zero.
+    let size = bytes
+        .checked_next_multiple_of(storage::SECTOR)
+        .ok_or_else(|| failed(&"it would be too large"))?;
+    let mut params = CreateParams::new(size, wanted.variant);
+    if let Some(uuid) = wanted.uuid {
+        params.uuid = uuid;
+    }
+    // VirtualBox shows no progress here, so that scripts see two lines and no more.
+    let mut image = storage::convert_from_reader(
+        &mut from.take(bytes),
+        Path::new(&path),
+        format,
+        &params,
+        &mut storage::Progress::none(),
+    )
+    .map_err(|e| failed(&format_args!("{e} ({})", e.status())))?;
+    image.flush().map_err(|e| failed(&e))
 }
 
 #[cfg(test)]
@@ -271,20 +203,50 @@ mod tests {
         }
     }
 
+    fn converted(source: &Path, target: &Path, options: &[&str]) -> (Result, String) {
+        let paths = [source, target].map(|p| p.to_str().expect("UTF-8").to_owned());
+        let line = paths
+            .into_iter()
+            .chain(options.iter().map(|s| (*s).to_owned()));
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let result = run(&mut Cx::new(&mut out, &mut err), &mut Args::new(line));
+        assert!(err.is_empty());
+        (result, String::from_utf8(out).expect("UTF-8"))
+    }
+
     #[test]
-    fn zeros_become_holes_and_the_size_is_as_given() {
-        let mut data = vec![0_u8; 3 * CHUNK];
-        data[CHUNK + 5] = 7;
-        data.extend([1, 2, 3]);
-        let mut file = tempfile::tempfile().expect("file");
-        copy_sparse(&mut data.as_slice(), &mut file, 1 << 20).expect("copied");
-        let mut back = Vec::new();
-        file.seek(SeekFrom::Start(0)).expect("seek");
-        file.read_to_end(&mut back).expect("read");
-        data.resize(1 << 20, 0);
+    fn a_file_of_any_name_becomes_an_image_with_the_same_bytes() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (source, target) = (folder.path().join("disk"), folder.path().join("x/disk.vdi"));
+        let mut data = vec![0_u8; (2 << 20) + 700];
+        data[5] = 1;
+        data[(1 << 20) + 9] = 2;
+        data[(2 << 20) + 699] = 3;
+        std::fs::write(&source, &data).expect("source");
+        let uuid = "0b3a5d0e-7e54-4b6b-9d3d-0123456789ab";
+        let (result, out) = converted(&source, &target, &["--format", "VDI", "--uuid", uuid]);
+        result.expect("converted");
+        assert_eq!(
+            out,
+            format!(
+                "Converting from raw image file=\"{}\" to file=\"{}\"...\nCreating dynamic image with size 2097852 bytes (3MB)...\n",
+                source.display(),
+                target.display()
+            )
+        );
+        let image = storage::Container::open(&target, storage::OpenMode::ReadOnly).expect("image");
+        data.resize((2 << 20) + 1024, 0);
+        assert_eq!(image.size(), data.len() as u64);
+        let mut back = vec![1; data.len()];
+        image.read_at(0, &mut back).expect("read");
         assert!(back == data);
-        let mut file = tempfile::tempfile().expect("file");
-        copy_sparse(&mut [9_u8; 100].as_slice(), &mut file, 10).expect("copied");
-        assert_eq!(file.metadata().expect("size").len(), 10);
+        drop(image);
+        let info = storage::media_info(&target).expect("info");
+        assert_eq!(info.uuid.map(|u| u.to_string()).as_deref(), Some(uuid));
+        // A second time there is something in the way.
+        let (again, _) = converted(&source, &target, &[]);
+        assert!(matches!(again, Err(Failure::Message(_))));
+        let (missing, _) = converted(&folder.path().join("none"), &target, &[]);
+        assert!(matches!(missing, Err(Failure::Message(_))));
     }
 }

@@ -7,7 +7,7 @@ use crate::error::{During, Failure, Result};
 use crate::time;
 use api::Remote;
 use api::client::{GuestPropertyChangedEvent, Machine};
-use api::types::VBoxEventType;
+use api::types::{LockType, VBoxEventType};
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -86,8 +86,8 @@ fn set(cx: &mut Cx<'_>, args: &mut Args) -> Result {
             _ => return Err(Failure::syntax(format!("Invalid parameter '{word}'"))),
         }
     }
-    let machine = cx.machine(&machine)?;
-    let value = value.unwrap_or_default();
+    let locked = cx.lock(&machine, LockType::Shared)?;
+    let (machine, value) = (&locked.machine, value.unwrap_or_default());
     match flags {
         _ if value.is_empty() => machine
             .delete_guest_property(&name)
@@ -98,15 +98,19 @@ fn set(cx: &mut Cx<'_>, args: &mut Args) -> Result {
         Some(flags) => machine.set_guest_property(&name, &value, &flags).during(
             "SetGuestProperty(Bstr(pszName).raw(), Bstr(pszValue).raw(), Bstr(pszFlags).raw())",
         ),
-    }
+    }?;
+    locked.save()
 }
 
 fn unset(cx: &mut Cx<'_>, args: &mut Args) -> Result {
     let (machine, name) = target(args)?;
     args.end()?;
-    cx.machine(&machine)?
+    let locked = cx.lock(&machine, LockType::Shared)?;
+    locked
+        .machine
         .delete_guest_property(&name)
-        .during("DeleteGuestProperty(Bstr(pszName).raw())")
+        .during("DeleteGuestProperty(Bstr(pszName).raw())")?;
+    locked.save()
 }
 
 const ENUMERATE: &[Opt] = &[

@@ -160,7 +160,7 @@ mod tests {
             );
             assert!(usage.ends_with('\n'), "{}", command.name);
             for line in usage.lines() {
-                assert!(line.len() <= 130, "{}: {line}", command.name);
+                assert!(line.len() <= 160, "{}: {line}", command.name);
                 assert!(
                     line.is_empty() || line.starts_with("  "),
                     "{}: {line:?}",

@@ -326,7 +326,7 @@ mod tests {
             "--longmode",
             "on",
         ];
-        assert_eq!(parsed(&docker).expect("known"), 21);
+        assert_eq!(parsed(&docker).expect("known"), 23);
         let vagrant = [
             "u",
             "--natpf1",

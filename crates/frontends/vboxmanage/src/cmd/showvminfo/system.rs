@@ -44,7 +44,12 @@ pub fn hardware(s: &mut Sheet<'_>, m: &Machine) -> Result {
         "%",
     )?;
     s.switch("hpet", "HPET:", known(m.hpet_enabled())?)?;
-    s.text("cpu-profile", "CPUProfile:", known(m.cpu_profile())?)?;
+    let profile = known(m.cpu_profile())?.filter(|p| !p.is_empty());
+    s.text(
+        "cpu-profile",
+        "CPUProfile:",
+        profile.or(Some("host".to_owned())),
+    )?;
     let chipset = known(m.chipset_type())?.map(|c| word_of(CHIPSETS, c));
     s.text("chipset", "Chipset:", chipset)?;
     let firmware = known(m.firmware_type())?.map(|f| word_of(FIRMWARE, f));
@@ -277,11 +282,9 @@ pub fn display(s: &mut Sheet<'_>, m: &Machine) -> Result {
         "Teleporter Address:",
         known(m.teleporter_address())?,
     )?;
-    s.text(
-        "teleporterpassword",
-        "Teleporter Password:",
-        known(m.teleporter_password())?,
-    )?;
+    // The service keeps a hash and gives nothing back.
+    let password = known(m.teleporter_password())?.unwrap_or_default();
+    s.text("teleporterpassword", "Teleporter Password:", Some(password))?;
     s.switch(
         "tracing-enabled",
         "Tracing Enabled:",
