@@ -17,7 +17,9 @@ const NESTED_WAIT: Duration = Duration::from_millis(5);
 pub(crate) struct DeviceSlot {
     pub reg: &'static DeviceReg,
     pub instance: u32,
-    pub device: OnceLock<Shared>,
+    device: OnceLock<Shared>,
+    /// Modem inputs that a driver reported before the device was built.
+    early_modem: Mutex<Option<[bool; 4]>>,
 }
 
 thread_local! {
@@ -41,6 +43,25 @@ impl Drop for Inside {
 }
 
 impl DeviceSlot {
+    /// A slot for a device that is about to be built.
+    pub fn new(reg: &'static DeviceReg, instance: u32) -> Arc<Self> {
+        Arc::new(Self {
+            reg,
+            instance,
+            device: OnceLock::new(),
+            early_modem: Mutex::new(None),
+        })
+    }
+
+    /// The device is built.
+    pub fn fill(&self, device: Box<dyn Device>) {
+        let _ = self.device.set(pdm::share(device));
+        let early = self.early_modem.lock().take();
+        if let Some([cts, dsr, ri, dcd]) = early {
+            pdm::driver::CharInput::modem(self, cts, dsr, ri, dcd);
+        }
+    }
+
     /// Runs `f` with the device's lock held. `None` while the device is not built.
     pub fn with<R>(&self, f: impl FnOnce(&mut dyn Device) -> R) -> Option<R> {
         let mut device = self.device.get()?.lock();
@@ -71,11 +92,18 @@ impl pdm::pci::Owner for DeviceSlot {
 
 impl pdm::driver::CharInput for DeviceSlot {
     fn receive(&self, data: &[u8]) -> usize {
-        self.with(|d| d.char_input().map(|c| c.receive(data)))
-            .flatten()
-            .unwrap_or(data.len())
+        // A device that is not built yet takes nothing, one without input swallows all.
+        self.with(|d| d.char_input().map_or(data.len(), |c| c.receive(data)))
+            .unwrap_or(0)
     }
     fn modem(&self, cts: bool, dsr: bool, ri: bool, dcd: bool) {
+        {
+            let mut early = self.early_modem.lock();
+            if self.device.get().is_none() {
+                *early = Some([cts, dsr, ri, dcd]);
+                return;
+            }
+        }
         self.with(|d| {
             if let Some(c) = d.char_input() {
                 c.modem(cts, dsr, ri, dcd);

@@ -1,7 +1,7 @@
 //! PDM: builds the devices of the configuration tree.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use pdm::cfgm::Node;
@@ -75,11 +75,7 @@ pub(crate) fn build(
             let Some(node) = node.child(&instance.to_string()) else {
                 continue;
             };
-            let slot = Arc::new(DeviceSlot {
-                reg,
-                instance,
-                device: OnceLock::new(),
-            });
+            let slot = DeviceSlot::new(reg, instance);
             let mut host = BuildHost {
                 parts,
                 shared: &mut shared,
@@ -94,7 +90,7 @@ pub(crate) fn build(
                         instance,
                         source,
                     })?;
-            let _ = slot.device.set(pdm::share(device));
+            slot.fill(device);
             slots.push(slot);
         }
     }

@@ -1,7 +1,7 @@
 //! SSM: saved states in files.
 //!
 //! A file is `OXBOXSSM`, a format number, and frames: length and CRC-32 (little endian), then one
-//! CBOR [`Unit`]. Units come in the order `tm`, `cpum` per vCPU, devices in registry order, `ram`
+//! CBOR [`Unit`]. Units come in the order `pgm`, `tm`, `cpum` per vCPU, devices in registry order, `ram`
 //! per non-zero MiB of the memory pool (deflated), `end`. A unit that is missing, unknown or left
 //! over is an error that names it.
 
@@ -21,6 +21,7 @@ use crate::vm::Held;
 
 const MAGIC: &[u8; 8] = b"OXBOXSSM";
 const FORMAT: u32 = 1;
+const PGM_VERSION: u32 = 1;
 const TM_VERSION: u32 = 1;
 const CPUM_VERSION: u32 = 1;
 const RAM_VERSION: u32 = 1;
@@ -73,6 +74,7 @@ fn write_all(held: &Held<'_>, out: &mut impl Write) -> Result<(), Error> {
             .map_err(io)
     };
     let machine = held.machine;
+    unit("pgm", 0, PGM_VERSION, encode(&SavedPgm::of(machine))?)?;
     let now_ns = machine.tm.now();
     unit("tm", 0, TM_VERSION, encode(&SavedTm { now_ns })?)?;
     for (cpu, vcpu) in held.vcpus.iter().enumerate() {
@@ -113,6 +115,14 @@ pub(crate) fn load(held: &Held<'_>, path: &Path) -> Result<(), Error> {
     machine.each_device(|_, d| d.reset());
     machine.trpm.reset();
 
+    let pgm: SavedPgm = units.expect("pgm", 0, PGM_VERSION)?;
+    let now = SavedPgm::of(machine);
+    if pgm != now {
+        return Err(bad(format!(
+            "unit 'pgm': it was saved with {} bytes of memory in a pool of {}, here are {} in {}",
+            pgm.ram, pgm.pool, now.ram, now.pool
+        )));
+    }
     let tm: SavedTm = units.expect("tm", 0, TM_VERSION)?;
     machine.tm.load(tm.now_ns);
     let mut returned = Vec::new();
@@ -246,6 +256,24 @@ impl<R: Read> Units<R> {
         }
         decode(unit.version, version, &unit.data)
             .map_err(|e| bad(format!("unit '{name}' #{instance}: {e}")))
+    }
+}
+
+/// The layout of the memory pool, which follows from the configuration.
+#[derive(PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+struct SavedPgm {
+    #[n(0)]
+    ram: u64,
+    #[n(1)]
+    pool: u64,
+}
+
+impl SavedPgm {
+    fn of(machine: &Machine) -> Self {
+        Self {
+            ram: machine.config.int("RamSize", 0).unwrap_or(0),
+            pool: machine.phys.ram().used(),
+        }
     }
 }
 

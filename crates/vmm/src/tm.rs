@@ -280,30 +280,27 @@ impl Tm {
     /// The timer thread: calls `raise` when a deadline is reached while vCPU 0 executes.
     pub fn watch_deadlines(&self, raise: impl Fn()) {
         let mut timers = self.timers.lock();
+        // The signal was raised and nobody has touched the timers since.
+        let mut raised = false;
         while !self.ended.load(Ordering::SeqCst) {
             let next = timers.next();
             let stopped = !self.running.load(Ordering::Acquire);
-            if next == NEVER || stopped {
+            let left = next.saturating_sub(self.now());
+            if next != NEVER && !stopped && left == 0 && !raised && !timers.halted {
+                timers.watched = NEVER;
+                parking_lot::MutexGuard::unlocked(&mut timers, &raise);
+                raised = timers.watched == NEVER;
+            } else if next == NEVER || stopped || left == 0 {
+                // Whoever runs or arms timers, starts time or ends all this, tells.
                 timers.watched = NEVER;
                 self.changed.wait(&mut timers);
-                continue;
-            }
-            let left = next.saturating_sub(self.now());
-            if left > 0 {
+                raised = false;
+            } else {
                 timers.watched = next;
                 self.changed
                     .wait_for(&mut timers, Duration::from_nanos(left));
-                continue;
+                raised = false;
             }
-            // Whoever runs the timers says when there is a new deadline.
-            timers.watched = NEVER;
-            if !timers.halted {
-                parking_lot::MutexGuard::unlocked(&mut timers, &raise);
-                if timers.watched != NEVER || timers.next() != next {
-                    continue;
-                }
-            }
-            self.changed.wait(&mut timers);
         }
     }
 

@@ -329,7 +329,13 @@ fn damaged_states_are_refused_by_name() {
     }
     std::fs::write(&file, &good[..good.len() - 10]).unwrap();
     assert!(vm.load(&file).is_err());
-    // A machine with another set of devices.
+    // A machine with more memory, and one with more processors.
+    std::fs::write(&file, &good).unwrap();
+    let mut other = config("rem");
+    other.set("RamSize", 8u64 << 20);
+    let (vm, _) = build(other);
+    let text = vm.load(&file).unwrap_err().to_string();
+    assert!(text.contains("'pgm'"), "{text}");
     std::fs::write(&file, &good).unwrap();
     let mut other = config("rem");
     other.set("NumCPUs", 2u64);
@@ -401,6 +407,21 @@ fn what_the_hardware_engine_lacks_goes_on_in_software() {
             wait_for("the switch", || vm.engine_name().unwrap() == "REM");
         }
     }
+}
+
+#[test]
+fn memory_goes_on_above_4_gib() {
+    let mut config = config("rem");
+    config.set("RamSize", 5u64 << 30);
+    let (vm, _) = build(config);
+    assert_eq!(vm.read_memory(0xdfff_fff0, 32)[15..17], [0, 0xff]);
+    assert_eq!(
+        vm.read_memory((1 << 32) - 2, 4),
+        [0, 0, 0, 0],
+        "ROM, then RAM"
+    );
+    let end = (1u64 << 32) + (5 << 30) - 0xe000_0000;
+    assert_eq!(vm.read_memory(end - 1, 2), [0, 0xff]);
 }
 
 #[test]
