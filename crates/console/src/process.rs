@@ -29,7 +29,8 @@ pub fn run(name_or_id: &str, front_end: &str) -> Result<()> {
     let (client, session, machine) = lock_machine(name_or_id)?;
     let id = machine.id()?;
     let log = open_log(Path::new(&machine.log_folder()?));
-    tracing::info!(target: "CONSOLE", "Oxbox {} ({front_end})", env!("CARGO_PKG_VERSION"));
+    let version = client.virtualbox().version()?;
+    tracing::info!(target: "CONSOLE", "{version} ({front_end}), process {}", std::process::id());
     let core = Core::new(machine.proxy().path().clone());
     let (ended, wait) = channel();
     let hooks = Arc::new(Hooks {

@@ -2,6 +2,9 @@
 
 use std::process::ExitCode;
 
+/// What this program says it is, with the revision after `r`. The service says the same.
+const VERSION: &str = "7.0.20_Oxboxr1";
+
 const USAGE: &str = "\
 Usage:
    -s, -startvm, --startvm <name|uuid>   Start given VM (required argument)
@@ -49,7 +52,7 @@ fn main() -> ExitCode {
     let machine = match parse(std::env::args().skip(1)) {
         Ok(Command::Start(machine)) => machine,
         Ok(Command::Version) => {
-            println!("{}", env!("CARGO_PKG_VERSION"));
+            println!("{VERSION}");
             return ExitCode::SUCCESS;
         }
         Ok(Command::Help) => {
