@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::engines::Engines;
 use crate::machine::Machine;
-use crate::vm::Request;
+use crate::vm::{Request, seldom};
 
 /// One vCPU: locked by its own thread while it runs, by the VM's thread while it is held.
 pub(crate) struct Vcpu {
@@ -19,6 +19,7 @@ pub(crate) struct Vcpu {
 pub(crate) struct VcpuInner {
     pub state: Box<State>,
     pub engine: Option<Box<dyn Engine>>,
+    pub triple_faults: u64,
 }
 
 /// Holds all vCPU threads still, or lets them run.
@@ -172,7 +173,11 @@ impl Em {
                     Action::GoOn => {}
                     Action::Reset => {
                         inner.state.run = RunState::Shutdown;
-                        tracing::info!(target: "EM", "vCPU {}: triple fault, the machine is reset", self.cpu);
+                        inner.triple_faults += 1;
+                        if seldom(inner.triple_faults) {
+                            let cpu = self.cpu;
+                            tracing::info!(target: "EM", "vCPU {cpu}: triple fault, the machine is reset");
+                        }
                         self.request(Request::Device(pdm::VmRequest::Reset));
                     }
                     Action::Switch(reason) => self.switch(inner, &reason),
@@ -221,7 +226,7 @@ impl Em {
     }
 
     fn execute(&self, inner: &mut VcpuInner) -> Action {
-        let VcpuInner { state, engine } = inner;
+        let VcpuInner { state, engine, .. } = inner;
         let engine = match engine {
             Some(engine) => engine,
             None => {

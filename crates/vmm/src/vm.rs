@@ -1,5 +1,6 @@
 //! The VM object: building, states, requests.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -381,6 +382,12 @@ struct Thread {
     threads: Vec<JoinHandle<()>>,
     state: Arc<Mutex<VmState>>,
     events: Arc<dyn VmEvents>,
+    resets: Cell<u64>,
+}
+
+/// Whether the `count`th of something that guests can do at will goes into the log.
+pub(crate) fn seldom(count: u64) -> bool {
+    count <= 64 || count.is_power_of_two()
 }
 
 impl Thread {
@@ -399,6 +406,7 @@ impl Thread {
             state,
             events,
             machine,
+            resets: Cell::new(0),
         };
         for device in &this.machine.slots {
             device.with(|d| d.reset());
@@ -417,6 +425,7 @@ impl Thread {
                     inner: Mutex::new(VcpuInner {
                         state: Box::new(State::reset(cpu)),
                         engine: None,
+                        triple_faults: 0,
                     }),
                 });
                 this.vcpus.push(vcpu.clone());
@@ -587,7 +596,11 @@ impl Thread {
                 engine.state_changed();
             }
         }
-        tracing::info!(target: "VM", "reset");
+        let count = self.resets.get() + 1;
+        self.resets.set(count);
+        if seldom(count) {
+            tracing::info!(target: "VM", "reset ({count})");
+        }
         match before {
             VmState::Running => self.go(),
             VmState::Stuck => self.become_(VmState::Paused, None),
