@@ -141,6 +141,9 @@ impl Args {
             inline = Some(value.to_owned());
         }
         let Some((entry, number)) = found else {
+            if matches!(word.as_str(), "--help" | "-help" | "-h" | "-?") {
+                return Err(Failure::Help);
+            }
             return Err(Failure::syntax(format!("Unknown option: {word}")));
         };
         let opt: &Opt = entry.as_ref();

@@ -20,6 +20,8 @@ pub enum Failure {
     Message(String),
     /// An API call failed.
     Api(Box<ApiFailure>),
+    /// Help was asked for in the middle of a command line.
+    Help,
     /// Whatever there was to say has been said.
     Silent(u8),
 }
@@ -58,6 +60,7 @@ impl Failure {
             Self::Syntax(_) => SYNTAX,
             Self::Message(_) | Self::Api(_) => FAILURE,
             Self::Silent(code) => *code,
+            Self::Help => 0,
         }
     }
 
@@ -69,7 +72,7 @@ impl Failure {
         match self {
             Self::Syntax(text) | Self::Message(text) => lines(err, text),
             Self::Api(failure) => failure.print(command, err),
-            Self::Silent(_) => Ok(()),
+            Self::Silent(_) | Self::Help => Ok(()),
         }
     }
 }

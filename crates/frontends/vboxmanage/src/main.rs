@@ -49,6 +49,9 @@ fn run(line: Vec<String>, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     }
 }
 
+/// Lines of usage that may follow a syntax error.
+const MAX_USAGE: usize = 30;
+
 fn report(
     err: &mut dyn Write,
     failure: &Failure,
@@ -61,7 +64,12 @@ fn report(
     failure.print(&format!("VBoxManage{name}"), err)?;
     if let Failure::Syntax(_) = failure {
         let usage = command.map_or_else(cmd::help::overview, |c| (c.usage)());
-        write!(err, "\nUsage:\n\n{usage}")?;
+        if usage.lines().count() > MAX_USAGE {
+            // The error would be out of sight.
+            writeln!(err, "\nSee 'VBoxManage help{name}'.")?;
+        } else {
+            write!(err, "\nUsage:\n\n{usage}")?;
+        }
     }
     err.flush()
 }
@@ -123,7 +131,10 @@ fn run_command(cx: &mut Cx<'_>, command: &'static Command, args: &mut Args) -> R
             write!(cx.err, "{}Usage:\n\n{}", version::LOGO, (command.usage)())?;
             Err(Failure::Silent(error::FAILURE))
         }
-        Some(_) => run(cx, args),
+        Some(_) => match run(cx, args) {
+            Err(Failure::Help) => cmd::help::print_usage(cx, command),
+            result => result,
+        },
     }
 }
 
@@ -180,7 +191,10 @@ mod tests {
             err.contains("\nVBoxManage: error: Invalid command 'frobnicate'\n"),
             "{err}"
         );
-        assert!(err.contains("\nUsage:\n"), "{err}");
+        assert!(err.ends_with("\nSee 'VBoxManage help'.\n"), "{err}");
+        let (code, _, err) = said(&["startvm", "x", "--odd"]);
+        assert_eq!(code, 2);
+        assert!(err.contains("\nUsage:\n\n  VBoxManage startvm "), "{err}");
         let (code, _, err) = said(&["--frobnicate"]);
         assert_eq!(code, 2);
         assert!(err.contains("VBoxManage: error: Unknown option: --frobnicate\n"));
@@ -193,9 +207,11 @@ mod tests {
             assert_eq!((code, err.as_str()), (0, ""), "{line:?}");
             assert!(out.contains("VBoxManage startvm"), "{line:?}");
         }
-        let (code, out, _) = said(&["startvm", "--help"]);
-        assert_eq!(code, 0);
-        assert!(out.contains("VBoxManage startvm"), "{out}");
+        for line in [&["startvm", "--help"][..], &["startvm", "x", "--help"]] {
+            let (code, out, err) = said(line);
+            assert_eq!((code, err.as_str()), (0, ""));
+            assert!(out.contains("VBoxManage startvm"), "{out}");
+        }
     }
 
     #[test]
@@ -247,7 +263,9 @@ mod tests {
             let (code, out, err) = said(line);
             assert_eq!((code, out.as_str()), (2, ""), "{line:?}: {err}");
             assert!(err.contains("VBoxManage: error: "), "{line:?}");
-            assert!(err.contains(&format!("VBoxManage {}", line[0])), "{line:?}");
+            let usage = format!("VBoxManage {}", line[0]);
+            let see = format!("See 'VBoxManage help {}'.", line[0]);
+            assert!(err.contains(&usage) || err.contains(&see), "{line:?}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The commands. Each is one file: its usage, its table of options, what it does, its tests.
 
+mod bandwidthctl;
 mod clonemedium;
 mod closemedium;
 mod controlvm;
@@ -68,7 +69,7 @@ pub const COMMANDS: &[&Command] = &[
     &closemedium::COMMAND,
     &storageattach::COMMAND,
     &storagectl::COMMAND,
-    &not_yet("bandwidthctl"),
+    &bandwidthctl::COMMAND,
     &showmediuminfo::COMMAND,
     &createmedium::COMMAND,
     &modifymedium::COMMAND,

@@ -97,7 +97,7 @@ fn start(cx: &mut Cx<'_>, name: &str, wanted: &Wanted) -> Result {
         .during("LaunchVMProcess(a->session, sessionType.raw(), ComSafeArrayAsInParam(aBstrEnv), progress.asOutParam())")?;
     progress
         .finish()
-        .wanted(&format!("The virtual machine '{name}' has terminated unexpectedly during startup or could not be started"), "progress->WaitForCompletion(-1)")?;
+        .during("progress->WaitForCompletion(-1)")?;
     writeln!(cx.out, "VM \"{name}\" has been successfully started.")?;
     // The machine runs whatever becomes of this session.
     let _ = session.unlock_machine();

@@ -103,7 +103,10 @@ fn usage() -> String {
     for setting in settings() {
         let name = setting.opt.names.first().copied().unwrap_or_default();
         let number = if setting.opt.numbered { "N" } else { "" };
-        let option = format!("[{name}{number}={}]", setting.values);
+        let option = match setting.values {
+            "" => format!("[{name}{number}]"),
+            values => format!("[{name}{number}={values}]"),
+        };
         if width + option.len() >= 98 {
             text.push_str("\n     ");
             width = 5;

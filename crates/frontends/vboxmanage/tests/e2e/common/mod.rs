@@ -1,5 +1,7 @@
 //! A settings folder with a service of its own, and a VM process that this test program plays.
 
+pub mod vm;
+
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
