@@ -152,8 +152,8 @@ fn run(cx: &mut Cx<'_>, args: &mut Args) -> Result {
     }
     // As VirtualBox does it: the file stays, the service knows it again once it is attached.
     let closed = medium.close();
-    made?;
-    closed.during("Close()")
+    let forgotten = parent.map_or(Ok(()), media::Opened::forget);
+    made.and(closed.during("Close()")).and(forgotten)
 }
 
 #[cfg(test)]

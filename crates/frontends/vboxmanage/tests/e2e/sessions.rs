@@ -510,7 +510,7 @@ fn an_inaccessible_machine() {
     let out = home.ok(&["createvm", "--name", "m", "--register"]);
     let id = uuid_of(&out);
     // The service must read the file again.
-    std::thread::sleep(std::time::Duration::from_millis(1500));
+    home.wait_for_service_end();
     std::fs::write(home.path("VirtualBox VMs/m/m.vbox"), "<VirtualBox").expect("write");
     assert_eq!(
         home.ok(&["list", "vms"]),
@@ -592,4 +592,93 @@ fn a_running_machine() {
     );
     assert_eq!(home.value("m", "VMState"), "poweroff");
     home.ok(&["unregistervm", "m", "--delete"]);
+}
+
+#[test]
+fn waiting_for_a_guest_property() {
+    let home = Home::new();
+    home.ok(&["createvm", "--name", "m", "--register"]);
+    let late = home.run(&[
+        "guestproperty",
+        "wait",
+        "m",
+        "/a*",
+        "--timeout",
+        "50",
+        "--fail-on-timeout",
+    ]);
+    assert_eq!(late.code, 2, "{late:?}");
+    assert_eq!(
+        late.err,
+        "Time out or interruption while waiting for a notification.\n"
+    );
+    let mut waiting = home
+        .command(&[
+            "guestproperty",
+            "wait",
+            "m",
+            "/other|/a*",
+            "--timeout",
+            "60000",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("VBoxManage runs");
+    // It may not listen yet when the first change is made.
+    let mut value = 0;
+    while waiting.try_wait().expect("it is ours").is_none() {
+        value += 1;
+        home.ok(&["guestproperty", "set", "m", "/b", "no"]);
+        home.ok(&["guestproperty", "set", "m", "/a/b", &value.to_string()]);
+    }
+    let done = said(waiting.wait_with_output().expect("it ended"));
+    assert_eq!((done.code, done.err.as_str()), (0, ""));
+    assert!(done.out.starts_with("Name: /a/b, value: "), "{done:?}");
+    assert!(done.out.ends_with(", flags: \n"), "{done:?}");
+}
+
+/// Listings must not fail because somebody changes, makes or removes machines meanwhile.
+#[test]
+fn listings_while_machines_change() {
+    let home = Home::new();
+    home.ok(&["createvm", "--name", "m", "--register"]);
+    std::thread::scope(|scope| {
+        let changes = scope.spawn(|| {
+            for round in 0..8 {
+                home.ok(&["modifyvm", "m", "--memory", &(64 + round).to_string()]);
+                home.ok(&["createvm", "--name", "n", "--register"]);
+                home.ok(&["unregistervm", "n", "--delete"]);
+            }
+        });
+        while !changes.is_finished() {
+            home.ok(&["showvminfo", "m", "--machinereadable"]);
+            home.ok(&["list", "vms", "-l"]);
+        }
+    });
+}
+
+#[test]
+fn a_response_file_and_what_is_not_there_yet() {
+    let home = Home::new();
+    std::fs::write(
+        home.path("line"),
+        "createvm --name 'two words' --register\n",
+    )
+    .expect("write");
+    home.ok(&["@line"]);
+    assert!(home.ok(&["list", "vms"]).starts_with("\"two words\" {"));
+    for line in [
+        &["snapshot", "two words", "take", "s"][..],
+        &["clonevm", "two words"],
+        &["export", "two words", "-o", "x.ova"],
+        &["controlvm", "two words", "usbattach", "x"],
+        &["modifyvm", "two words", "--pciattach", "1:0.0"],
+    ] {
+        home.fails(line);
+    }
+    assert_eq!(
+        home.ok(&["snapshot", "two words", "list", "--machinereadable"]),
+        "This machine does not have any snapshots\n"
+    );
 }

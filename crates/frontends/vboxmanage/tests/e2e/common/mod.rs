@@ -85,6 +85,20 @@ impl Home {
         said(self.command(line).output().expect("VBoxManage runs"))
     }
 
+    /// Waits until the service, which nobody uses any more, has ended.
+    pub fn wait_for_service_end(&self) {
+        let home = self.folder.path().join("home");
+        let runtime = api::ipc::paths::runtime_folder_of(&home).expect("socket folder");
+        let socket = api::ipc::paths::service_socket(&runtime);
+        for _ in 0..1000 {
+            if !socket.exists() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(30));
+        }
+        panic!("the service never ends");
+    }
+
     /// Standard output of a command that must succeed, and must not look like an error to Vagrant.
     pub fn ok(&self, line: &[&str]) -> String {
         let said = self.run(line);
