@@ -13,6 +13,9 @@ pub struct KeyboardObject(pub Arc<Core>);
 /// How long a full queue is waited for.
 const PATIENCE: u32 = 400;
 const STEP: Duration = Duration::from_millis(5);
+/// A long text goes in at the pace of a very fast typist: the BIOS keeps 15 keys and drops others.
+const BURST: usize = 8;
+const BURST_PAUSE: Duration = Duration::from_millis(40);
 
 /// Ctrl, Alt and Del pressed, then let go.
 const CTRL_ALT_DEL: [u8; 8] = [0x1d, 0x38, 0xe0, 0x53, 0xe0, 0xd3, 0xb8, 0x9d];
@@ -26,8 +29,12 @@ impl KeyboardObject {
         let mut done = 0;
         let mut waited = 0;
         while done < codes.len() {
-            let n = vm.put_scancodes(&codes[done..]);
+            let end = (done + BURST).min(codes.len());
+            let n = vm.put_scancodes(&codes[done..end]);
             done += n;
+            if done == end && end < codes.len() {
+                std::thread::sleep(BURST_PAUSE);
+            }
             if n > 0 {
                 waited = 0;
             } else if waited < PATIENCE {
