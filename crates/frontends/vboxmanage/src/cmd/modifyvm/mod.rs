@@ -342,7 +342,7 @@ mod tests {
             "4",
             "--uartmode1",
             "server",
-            "/tmp/s",
+            "/run/serial",
             "--uart2",
             "off",
             "--macaddress1",
