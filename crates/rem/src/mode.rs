@@ -1,6 +1,6 @@
 //! The mode key: everything but the code's bytes that a translation depends on.
 
-use cpu::bits::{cr0, cr4, efer, rflags};
+use cpu::bits::{cr0, cr4, rflags};
 use cpu::{Seg, State, attr};
 
 use crate::ctx::Class;
@@ -77,7 +77,6 @@ impl Mode {
         } else {
             (cs.base, u64::from(cs.limit))
         };
-        let _ = efer::LMA;
         Self {
             bits,
             cs_base,

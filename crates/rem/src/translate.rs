@@ -91,7 +91,6 @@ struct Builder<'a> {
     hot: Code,
     cold: Code,
     to_cold: Vec<(u32, u32)>,
-    to_hot: Vec<(u32, u32)>,
     sites: Vec<Site>,
     execs: Vec<Exec>,
     links: Vec<Link>,
@@ -119,7 +118,6 @@ pub fn translate(input: &Input<'_>, slot: &mut dyn FnMut() -> Option<u32>) -> Tr
         hot: Code::default(),
         cold: Code::default(),
         to_cold: Vec::new(),
-        to_hot: Vec::new(),
         sites: Vec::new(),
         execs: Vec::new(),
         links: Vec::new(),
@@ -1247,9 +1245,6 @@ impl Builder<'_> {
         code.put(&self.cold.bytes);
         for (at, target) in self.to_cold {
             code.fix(at, base + target);
-        }
-        for (at, target) in self.to_hot {
-            code.fix(base + at, target);
         }
         // `mov dword gs:[arg], imm`: the immediate is the last four of twelve bytes.
         let args = (self.args_hot.iter().map(|(at, k)| (at + 8, *k)))
