@@ -1,0 +1,159 @@
+//! Ways out of a block: jumps, loops, helper calls.
+
+use iced_x86::{Instruction, OpAccess, OpKind};
+
+use super::{Access, ArgKind, Builder, Insn, LinkWire, count_bytes, is_scratch, number};
+use crate::ctx::{self, Call};
+use crate::emit::{T0, T1};
+use crate::site::{Action, Exec, Link, Wire};
+
+impl Builder<'_> {
+    /// Target of an indirect branch in T1. Flags were set aside when they are live and an access
+    /// is needed; `restore` takes them back.
+    pub(super) fn branch_target(&mut self, i: &Insn, restore: bool) {
+        let insn = i.insn;
+        if insn.op0_kind() == OpKind::Register {
+            let r = insn.op0_register();
+            let n = number(r).0;
+            let from = if is_scratch(r) {
+                self.hot.load(T1, ctx::gpr(n.into()));
+                T1
+            } else {
+                n
+            };
+            match r.size() {
+                2 => self.hot.movzx16(T1, from),
+                4 => self.hot.mov32(T1, from),
+                _ => self.hot.mov(T1, from),
+            }
+            return;
+        }
+        let size = insn.memory_size().size() as u32;
+        self.address(&insn, 0);
+        let a = self.memory_access(&insn, size, OpAccess::Read, i.live);
+        self.access(&Access {
+            restore,
+            last: restore,
+            ..a
+        });
+        self.load_zx(T1, size);
+        self.done();
+    }
+
+    /// Leaves for the target in T0.
+    pub(super) fn jump_indirect(&mut self) {
+        if self.input.mode.one() {
+            self.hot.jmp_gs(ctx::thunk(Call::Jump));
+        } else {
+            self.hot.jmp_indirect(ctx::jc(self.input.jc_table));
+        }
+    }
+
+    /// Leaves for `target`: from here, or from the conditional jump whose displacement is at `jcc`.
+    pub(super) fn exit(&mut self, target: u64, jcc: Option<u32>) {
+        let mode = &self.input.mode;
+        let index = self.links.len();
+        let source = self.insn.ip() & mode.ip_mask();
+        let same_page = mode.linear(target) >> 12 == mode.linear(self.input.rip) >> 12;
+        let stub = self.cold.here();
+        self.args_cold.push((stub, ArgKind::Link));
+        self.cold.call(Call::Link, index as u32);
+        let mut wire = None;
+        if mode.one() {
+            let at = jcc.unwrap_or_else(|| self.hot.jmp());
+            self.to_cold.push((at, stub));
+        } else if same_page {
+            let at = jcc.unwrap_or_else(|| self.hot.jmp());
+            self.to_cold.push((at, stub));
+            wire = Some(LinkWire::Hot(at));
+        } else {
+            match jcc {
+                None => {
+                    self.hot.jmp_gs(0);
+                    wire = Some(LinkWire::SlotHot(self.hot.here() - 4));
+                }
+                Some(at) => {
+                    let via = self.cold.here();
+                    self.cold.jmp_gs(0);
+                    self.to_cold.push((at, via));
+                    wire = Some(LinkWire::SlotCold(self.cold.here() - 4));
+                }
+            }
+        }
+        if let Some(wire) = wire {
+            self.link_wires.push((index, wire));
+        }
+        let poll = !same_page || target <= source;
+        self.links.push(Link {
+            block: 0,
+            target,
+            poll,
+            wire: Wire::None,
+            stub,
+        });
+    }
+
+    pub(super) fn loop_(&mut self, insn: &Instruction) {
+        use iced_x86::Mnemonic as M;
+        let mode = self.input.mode;
+        let taken = insn.near_branch_target() & mode.ip_mask();
+        let next = insn.next_ip() & mode.ip_mask();
+        let bytes = count_bytes(insn, mode.bitness());
+        let counts = matches!(insn.mnemonic(), M::Loop | M::Loope | M::Loopne);
+        if counts {
+            match bytes {
+                8 => self.hot.lea(true, 1, Some(1), None, -1),
+                4 => self.hot.lea(false, 1, Some(1), None, -1),
+                _ => {
+                    self.hot.lea(false, T0, Some(1), None, -1);
+                    self.hot.mov16(1, T0);
+                }
+            }
+        }
+        // LOOPE and LOOPNE also end on the zero flag.
+        match insn.mnemonic() {
+            M::Loope => {
+                let at = self.hot.jcc(5);
+                self.exit(next, Some(at));
+            }
+            M::Loopne => {
+                let at = self.hot.jcc(4);
+                self.exit(next, Some(at));
+            }
+            _ => {}
+        }
+        // Branch on the count without touching flags; a 16-bit count is tested in a copy.
+        if bytes == 2 {
+            self.hot.mov(T1, 1);
+            self.hot.movzx16(1, 1);
+            self.hot.jrcxz(false, 8); // over: mov rcx, r11 (3) + jmp (5)
+            self.hot.mov(1, T1);
+        } else {
+            self.hot.jrcxz(bytes == 8, 5);
+        }
+        let nonzero = self.hot.jmp();
+        if bytes == 2 {
+            self.hot.mov(1, T1);
+        }
+        let (zero, other) = if counts { (next, taken) } else { (taken, next) };
+        self.exit(other, Some(nonzero));
+        self.exit(zero, None);
+    }
+
+    pub(super) fn exec(&mut self, action: Action, goes_on: bool) {
+        let index = self.execs.len() as u32;
+        self.args_hot.push((self.hot.here(), ArgKind::Exec));
+        self.hot.call(Call::Exec, index);
+        let resume = if goes_on && !self.input.mode.one() {
+            self.hot.here()
+        } else {
+            0
+        };
+        let rip = self.insn.ip() & self.input.mode.ip_mask();
+        self.execs.push(Exec {
+            action,
+            rip,
+            resume,
+        });
+    }
+}
