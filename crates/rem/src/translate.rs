@@ -610,12 +610,7 @@ impl Builder<'_> {
 
     /// Emits `insn` with its memory operand at the host address in T0.
     fn emit_on_memory(&mut self, mut insn: Instruction) {
-        insn.set_segment_prefix(Register::None);
-        insn.set_memory_index(Register::None);
-        insn.set_memory_index_scale(1);
-        insn.set_memory_displacement64(0);
-        insn.set_memory_displ_size(0);
-        insn.set_memory_base(Register::R10);
+        at_scratch(&mut insn);
         let operands: Vec<(u32, Register)> = (0..insn.op_count())
             .filter(|&n| insn.op_kind(n) == OpKind::Register)
             .map(|n| (n, insn.op_register(n)))
@@ -797,12 +792,7 @@ impl Builder<'_> {
             _ => Register::R11,
         };
         insn.set_op_register(1, t1);
-        insn.set_segment_prefix(Register::None);
-        insn.set_memory_index(Register::None);
-        insn.set_memory_index_scale(1);
-        insn.set_memory_displacement64(0);
-        insn.set_memory_displ_size(0);
-        insn.set_memory_base(Register::R10);
+        at_scratch(&mut insn);
         self.encode(&insn);
         self.done();
     }
@@ -941,6 +931,16 @@ impl Builder<'_> {
             guest_len,
         }
     }
+}
+
+/// Makes the memory operand `[r10]`: the host address in T0.
+fn at_scratch(insn: &mut Instruction) {
+    insn.set_segment_prefix(Register::None);
+    insn.set_memory_index(Register::None);
+    insn.set_memory_index_scale(1);
+    insn.set_memory_displacement64(0);
+    insn.set_memory_displ_size(0);
+    insn.set_memory_base(Register::R10);
 }
 
 fn writes(access: OpAccess) -> bool {
