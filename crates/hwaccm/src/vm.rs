@@ -171,5 +171,5 @@ impl pgm::Listener for Follow {
             tracing::error!(target: "HWACCM", "memory slots are stale: {e}");
         }
     }
-    fn code_written(&self, _: u64, _: u64) {}
+    fn code_written(&self, _: u64, _: u64, _: u32) {}
 }

@@ -1,11 +1,11 @@
 //! What each guest-physical address is.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use parking_lot::RwLock;
 
-use crate::{Error, PAGE_SIZE, PageFlags, Ram, RamBlock};
+use crate::{Error, PAGE_SIZE, Ram, RamBlock};
 
 /// A device's memory-mapped registers. `offset` counts from the start of the region.
 ///
@@ -85,8 +85,9 @@ pub trait Listener: Send + Sync {
     /// Some guest-physical addresses now mean something else: cached lookups are stale.
     fn mapping_changed(&self);
     /// Memory whose page has [`PageFlags::CODE`] was written by someone else than the engine's
-    /// own fast path. `offset` is a RAM offset, `len` bytes do not cross a page.
-    fn code_written(&self, offset: u64, len: u64);
+    /// own fast path. `offset` is a RAM offset, `len` bytes do not cross a page; bit n of `users`
+    /// says that vCPU n has translations on the page.
+    fn code_written(&self, offset: u64, len: u64, users: u32);
 }
 
 /// A flattened piece: no two overlap, sorted by address.
@@ -305,9 +306,21 @@ impl PhysMap {
     /// Writes at a RAM offset, inside one page, reporting writes to translated code.
     pub fn write_ram(&self, offset: u64, data: &[u8]) {
         self.ram.write(offset, data);
-        if self.ram.flags(offset).load(Ordering::Acquire) & PageFlags::CODE != 0 {
-            self.notify(|l| l.code_written(offset, data.len() as u64));
+        self.written(offset, data.len() as u64, 0);
+    }
+
+    /// Reports a write of `len` bytes at RAM offset `offset`, inside one page and already made, to
+    /// the engines that have translations there, but for those with a bit set in `but`. Returns
+    /// all that have, as [`Listener::code_written`]'s `users`.
+    pub fn written(&self, offset: u64, len: u64, but: u32) -> u32 {
+        // An engine sets its bit and then reads the code; the write was made and now the bit is
+        // read. Whichever is first, one of the two sees the other.
+        fence(Ordering::SeqCst);
+        let users = (self.ram.flags(offset).load(Ordering::SeqCst) >> 32) as u32;
+        if users & !but != 0 {
+            self.notify(|l| l.code_written(offset, len, users & !but));
         }
+        users
     }
 
     /// Atomically replaces the naturally aligned unit of `size` (4 or 8) bytes at `gpa` by `new`
@@ -318,8 +331,8 @@ impl PhysMap {
             return true;
         };
         let done = self.ram.compare_exchange(offset, size, old, new);
-        if done && self.ram.flags(offset).load(Ordering::Acquire) & PageFlags::CODE != 0 {
-            self.notify(|l| l.code_written(offset, size as u64));
+        if done {
+            self.written(offset, size as u64, 0);
         }
         done
     }
@@ -499,7 +512,8 @@ mod tests {
         struct Count(AtomicUsize);
         impl Listener for Count {
             fn mapping_changed(&self) {}
-            fn code_written(&self, _: u64, _: u64) {
+            fn code_written(&self, _: u64, _: u64, users: u32) {
+                assert_eq!(users, 1 << 3);
                 self.0.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -511,7 +525,7 @@ mod tests {
         map.subscribe(count.clone());
         map.ram()
             .flags(0x1000)
-            .fetch_or(PageFlags::CODE, Ordering::Relaxed);
+            .fetch_or(crate::PageFlags::code(3), Ordering::Relaxed);
         map.write(0xfff, &[1]);
         assert_eq!(count.0.load(Ordering::Relaxed), 0);
         map.write(0xfff, &[1, 2]);

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // one mapping, and copies into and out of it
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::mm::{MapFlags, ProtFlags};
@@ -16,10 +16,19 @@ pub const PAGE_SIZE: u64 = 4096;
 pub struct PageFlags;
 
 impl PageFlags {
-    /// The software engine holds translations of code on this page: writes must be reported.
-    pub const CODE: u8 = 1;
     /// Written since the bit was last cleared.
-    pub const DIRTY: u8 = 2;
+    pub const DIRTY: u64 = 1;
+    /// Some software engine may write to the page without being seen: it was given the page's host
+    /// address while no bit of [`PageFlags::CODE`] was set.
+    pub const WRITERS: u64 = 2;
+    /// Software engines that hold translations of code on this page, one bit for each vCPU: writes
+    /// must be reported to them.
+    pub const CODE: u64 = 0xffff_ffff << 32;
+
+    /// The bit of [`PageFlags::CODE`] for vCPU `cpu`.
+    pub const fn code(cpu: usize) -> u64 {
+        1 << (32 + (cpu & 31))
+    }
 }
 
 /// A piece of [`Ram`]: its place and length in bytes, both multiples of [`PAGE_SIZE`].
@@ -40,7 +49,7 @@ pub struct Ram {
     base: *mut u8,
     size: u64,
     used: AtomicU64,
-    flags: Box<[AtomicU8]>,
+    flags: Box<[AtomicU64]>,
 }
 
 // SAFETY: `base` is a shared mapping that lives as long as the value; all access to it is by raw
@@ -77,7 +86,7 @@ impl Ram {
             )
         }
         .map_err(fail)?;
-        let flags = (0..size / PAGE_SIZE).map(|_| AtomicU8::new(0)).collect();
+        let flags = (0..size / PAGE_SIZE).map(|_| AtomicU64::new(0)).collect();
         Ok(Arc::new(Self {
             fd,
             base: base.cast(),
@@ -125,14 +134,9 @@ impl Ram {
     }
 
     /// Flag bits of the page that holds RAM offset `offset`; see [`PageFlags`].
-    pub fn flags(&self, offset: u64) -> &AtomicU8 {
+    pub fn flags(&self, offset: u64) -> &AtomicU64 {
         let page = (offset / PAGE_SIZE) as usize;
         &self.flags[page.min(self.flags.len() - 1)]
-    }
-
-    /// Address of the first page's flag byte; one byte per page of the pool, in order.
-    pub fn flags_base(&self) -> *const AtomicU8 {
-        self.flags.as_ptr()
     }
 
     /// Copies guest memory out. Bytes past the end of the pool read as 0xFF.

@@ -417,6 +417,11 @@ impl Blocks {
             .any(|id| self.blocks[*id as usize].overlaps(offset, len))
     }
 
+    /// Whether there are translations of code on the page of RAM offset `offset`.
+    pub fn has_page(&self, offset: u64) -> bool {
+        self.by_page.contains_key(&(offset & !0xfff))
+    }
+
     /// Drops translations of bytes in `offset .. offset + len` (RAM offsets, one page).
     pub fn invalidate(&mut self, ctx: &mut Ctx, offset: u64, len: u64) -> Invalidated {
         let page = offset & !0xfff;

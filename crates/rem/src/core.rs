@@ -1,16 +1,17 @@
 //! The Rust side of one vCPU's engine: finding and making translations, delivering events.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 
 use cpu::bits::rflags;
 use cpu::{Bus, Exception, Exit, Fault, RunState, Signals, Vector, signal};
-use parking_lot::Mutex;
 use pgm::{PageFlags, PhysMap};
 
 use crate::Error;
 use crate::blocks::{Blocks, Invalidated};
 use crate::ctx::Ctx;
 use crate::mode::{Mode, fast_limits};
+use crate::peers::{Peer, Peers, Unwrite};
 use crate::sys::{self, Event, Flush, Sys};
 use crate::thunks;
 use crate::tlb::{Linear, Mmu, Place};
@@ -61,8 +62,10 @@ pub struct Core {
     pub mmu: Mmu,
     /// Translations.
     pub blocks: Blocks,
-    /// Writes to code pages by others: RAM offset, bytes.
-    pub queue: Arc<Mutex<Vec<(u64, u64)>>>,
+    /// The engines of the machine's vCPUs.
+    pub peers: Arc<Peers>,
+    /// What they want of this one.
+    pub peer: Arc<Peer>,
     /// Mode of the code that runs.
     pub mode: Mode,
     mode_id: u32,
@@ -74,6 +77,8 @@ pub struct Core {
     pub step: bool,
     /// Pieces of the access in the bounce buffer: place, bytes.
     pub bounce: Vec<(Place, usize)>,
+    /// There is one piece, and it is written where it is: only to be reported.
+    pub in_place: bool,
     /// Whether the block found last is on a global page.
     pub global: bool,
     /// Counters.
@@ -86,22 +91,26 @@ impl Core {
         cpu: usize,
         phys: Arc<PhysMap>,
         bus: Arc<dyn Bus>,
+        peers: Arc<Peers>,
         cache: usize,
     ) -> Result<Self, Error> {
         let signals = bus.signals(cpu).clone();
+        let peer = peers.join(cpu, phys.ram().clone(), signals.clone());
         Ok(Self {
             cpu,
             bus,
             signals,
             mmu: Mmu::new(cpu, phys),
             blocks: Blocks::new(cache)?,
-            queue: Arc::default(),
+            peers,
+            peer,
             mode: Mode::of(&cpu::State::reset(0)),
             mode_id: 0,
             jc_table: 0,
             exit: None,
             step: false,
             bounce: Vec::new(),
+            in_place: false,
             global: false,
             stats: Stats {
                 helped: vec![0; iced_x86::Code::values().len()],
@@ -159,17 +168,12 @@ impl Core {
     }
 
     fn forget(&mut self, ctx: &mut Ctx, offset: u64, len: u64) -> bool {
-        match self.blocks.invalidate(ctx, offset, len) {
-            Invalidated::Nothing => {
-                return false;
-            }
-            Invalidated::Some => {}
-            Invalidated::All => {
-                let flags = self.mmu.ram().flags(offset);
-                flags.fetch_and(!PageFlags::CODE, std::sync::atomic::Ordering::SeqCst);
-            }
+        let done = self.blocks.invalidate(ctx, offset, len);
+        if !self.blocks.has_page(offset) {
+            let bit = PageFlags::code(self.cpu);
+            self.mmu.ram().flags(offset).fetch_and(!bit, SeqCst);
         }
-        true
+        done != Invalidated::Nothing
     }
 
     /// Raises `e` for the instruction at `rip`.
@@ -218,7 +222,11 @@ impl Core {
                     self.deliver(ctx, Event::External(vector));
                 }
                 None => {
+                    // It vanished. One that came in the meantime is behind the clearing.
                     self.signals.take(signal::INTR);
+                    if self.bus.interrupt_pending(self.cpu) {
+                        self.signals.raise(signal::INTR);
+                    }
                 }
             }
         }
@@ -232,11 +240,41 @@ impl Core {
             self.flush(ctx, Flush::All);
         }
         if bits & signal::CODE != 0 {
-            let writes = std::mem::take(&mut *self.queue.lock());
-            for (offset, len) in writes {
+            self.answer(ctx);
+            let work = self.peer.take_work();
+            for page in work.pages {
+                self.forget(ctx, page, pgm::PAGE_SIZE);
+            }
+            for (offset, len) in work.writes {
                 self.forget(ctx, offset, len);
             }
+            self.peers.stand_aside(&self.peer);
         }
+    }
+
+    /// Carries out what other engines wait for.
+    fn answer(&mut self, ctx: &mut Ctx) {
+        let (mmu, tlb) = (&mut self.mmu, &mut ctx.tlb);
+        self.peer.answer(|what| match what {
+            Unwrite::Nothing => {}
+            Unwrite::Pages(pages) => {
+                for page in pages {
+                    mmu.flush_writes(tlb, page);
+                }
+            }
+            Unwrite::All => mmu.flush_all_writes(tlb),
+        });
+    }
+
+    /// All other engines stand still until the next [`Core::together`].
+    pub fn alone(&mut self, ctx: &mut Ctx) {
+        let (peers, peer) = (self.peers.clone(), self.peer.clone());
+        peers.alone(&peer, || self.answer(ctx));
+    }
+
+    /// The other engines go on, should this one have been alone.
+    pub fn together(&mut self) {
+        self.peers.release(&self.peer);
     }
 
     /// Finds where to go on from `ctx.state`: the host address of a translation, or of the way out
@@ -383,6 +421,12 @@ impl Core {
         {
             spans[1] = (o, o + (len - first));
             self.mark_code(ctx, o & !0xfff);
+            let mut now = [0; MAX_INSN];
+            self.mmu.ram().read(o, &mut now);
+            if now[..] != bytes[in_page..] {
+                // Written before the flag was up: once more.
+                return Ok(None);
+            }
         }
         let key = (offset, rip, self.mode_id);
         match self.blocks.add(ctx, key, t, spans) {
@@ -401,20 +445,30 @@ impl Core {
 
     /// From now on, writes to the page at RAM offset `page` are reported.
     fn mark_code(&mut self, ctx: &mut Ctx, page: u64) {
-        let flags = self.mmu.ram().flags(page);
-        let old = flags.fetch_or(PageFlags::CODE, std::sync::atomic::Ordering::SeqCst);
-        if old & PageFlags::CODE == 0 {
-            self.mmu.flush_writes(&mut ctx.tlb, page);
+        let own = PageFlags::code(self.cpu);
+        let old = self.mmu.ram().flags(page).fetch_or(own, SeqCst);
+        if old & own != 0 || old & PageFlags::WRITERS == 0 {
+            return;
         }
+        self.mmu.flush_writes(&mut ctx.tlb, page);
+        let (peers, peer) = (self.peers.clone(), self.peer.clone());
+        peers.unwrite(&peer, page, || self.answer(ctx));
+        let flags = self.mmu.ram().flags(page);
+        flags.fetch_and(!PageFlags::WRITERS, SeqCst);
     }
 
     /// Throws all translations away.
     pub fn forget_all(&mut self, ctx: &mut Ctx) {
-        for page in self.blocks.pages() {
-            let flags = self.mmu.ram().flags(page);
-            flags.fetch_and(!PageFlags::CODE, std::sync::atomic::Ordering::SeqCst);
-        }
+        self.forget_pages();
         self.blocks.clear(ctx);
+    }
+
+    /// Writes are of no interest to this engine any more.
+    pub fn forget_pages(&self) {
+        let bit = PageFlags::code(self.cpu);
+        for page in self.blocks.pages() {
+            self.mmu.ram().flags(page).fetch_and(!bit, SeqCst);
+        }
     }
 }
 

@@ -22,6 +22,7 @@ pub mod ctx;
 mod emit;
 mod fpu;
 mod mode;
+mod peers;
 mod runtime;
 mod signals;
 mod site;
@@ -36,11 +37,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ::cpu::{Bus, Engine, Exit, RunState, State, signal};
-use parking_lot::Mutex;
 use pgm::PhysMap;
 
 use crate::core::Core;
 use crate::ctx::{Call, Ctx};
+
+pub use crate::peers::Peers;
 
 /// Bytes of code cache for one vCPU.
 const CODE_CACHE: usize = 128 << 20;
@@ -69,23 +71,8 @@ pub struct Rem {
 // SAFETY: `ctx` is owned by the value; it is used by the one thread that has the value.
 unsafe impl Send for Rem {}
 
-struct Watch {
-    signals: Arc<::cpu::Signals>,
-    queue: Arc<Mutex<Vec<(u64, u64)>>>,
-}
-
-impl pgm::Listener for Watch {
-    fn mapping_changed(&self) {
-        self.signals.raise(signal::FLUSH);
-    }
-    fn code_written(&self, offset: u64, len: u64) {
-        self.queue.lock().push((offset, len));
-        self.signals.raise(signal::CODE);
-    }
-}
-
 impl Rem {
-    /// The engine for vCPU `cpu`.
+    /// The engine for vCPU `cpu` of a machine that has no other.
     ///
     /// # Errors
     /// [`Error::CodeCache`] when the host has no memory for code.
@@ -95,12 +82,21 @@ impl Rem {
         phys: Arc<PhysMap>,
         bus: Arc<dyn Bus>,
     ) -> Result<Box<dyn Engine>, Error> {
-        let mut core = Box::new(Core::new(cpu, phys.clone(), bus, CODE_CACHE)?);
-        let watch = Watch {
-            signals: core.signals.clone(),
-            queue: core.queue.clone(),
-        };
-        phys.subscribe(Arc::new(watch));
+        Self::with_peers(cpu, phys, bus, Peers::new())
+    }
+
+    /// The engine for vCPU `cpu` of a machine whose other engines are, or will be, in `peers`.
+    ///
+    /// # Errors
+    /// [`Error::CodeCache`] when the host has no memory for code.
+    pub fn with_peers(
+        cpu: usize,
+        phys: Arc<PhysMap>,
+        bus: Arc<dyn Bus>,
+        peers: Arc<Peers>,
+    ) -> Result<Box<dyn Engine>, Error> {
+        let mut core = Box::new(Core::new(cpu, phys.clone(), bus, peers, CODE_CACHE)?);
+        phys.subscribe(core.peer.clone());
         let layout = Layout::new::<Ctx>();
         #[allow(unsafe_code)]
         // SAFETY: the layout is not empty. All-zero bytes are a valid `Ctx` but for `state`, which
@@ -149,6 +145,8 @@ impl Rem {
 impl Drop for Rem {
     fn drop(&mut self) {
         self.core.signals.set_kick(None);
+        self.core.forget_pages();
+        self.core.peers.leave(&self.core.peer);
         // SAFETY: allocated in `new` with this layout, not used any more.
         unsafe {
             std::ptr::drop_in_place(&raw mut (*self.ctx).state);
@@ -176,6 +174,7 @@ impl Engine for Rem {
             .set_kick(Some(Box::new(move || poll.kick())));
         // Signals raised before the kick was set must be seen.
         self.ctx().poll.store(1, Ordering::SeqCst);
+        self.core.peers.begin(&self.core.peer);
         fpu::load(self.ctx());
         self.core.exit = None;
         let (c, core) = {
@@ -194,6 +193,7 @@ impl Engine for Rem {
         unsafe {
             thunks::enter(ctx, host);
         }
+        self.core.peers.end(&self.core.peer);
         fpu::save(self.ctx());
         fpu::host_defaults();
         self.core.signals.set_kick(None);

@@ -73,28 +73,30 @@ fn access(ctx: &mut Ctx, core: &mut Core, site: &Site) -> Fault<u64> {
         });
     }
     let room = 0x1000 - (linear & 0xfff);
+    core.bounce.clear();
     if size <= room {
         let place = core.mmu.resolve(&mut ctx.tlb, linear, class, site.write)?;
-        if let Place::Ram(offset) = place
-            && !(site.write && core.blocks.covers(offset, size))
-        {
-            if site.write {
-                let flags = core.mmu.ram().flags(offset);
-                flags.fetch_or(pgm::PageFlags::DIRTY, std::sync::atomic::Ordering::Relaxed);
-            }
+        if let Place::Ram(offset) = place {
             ctx.t0 = core.mmu.ram().base() as u64 + offset;
-            return Ok(core.blocks.cache.address(site.resume));
+            if !site.write || !reports(core, offset, size) {
+                return Ok(core.blocks.cache.address(site.resume));
+            }
+            // Written where it is, so that a locked instruction is one towards other vCPUs.
+            core.bounce.push((place, size as usize));
+            core.in_place = true;
+            return Ok(bounce_code(ctx, core));
         }
-        core.bounce.clear();
         core.bounce.push((place, size as usize));
     } else {
         let next = linear.wrapping_add(room);
         let next = if long { next } else { next & 0xffff_ffff };
         let first = resolve(ctx, core, linear, class, site.write)?;
         let second = resolve(ctx, core, next, class, site.write)?;
-        core.bounce.clear();
         core.bounce.push((first, room as usize));
         core.bounce.push((second, (size - room) as usize));
+    }
+    if site.locked && core.peers.several() {
+        core.alone(ctx);
     }
     // Same alignment as the guest's address, so that alignment faults stay what they are.
     let shift = (linear & 63) as usize;
@@ -111,6 +113,12 @@ fn access(ctx: &mut Ctx, core: &mut Core, site: &Site) -> Fault<u64> {
         return Ok(core.blocks.cache.address(site.resume));
     }
     Ok(bounce_code(ctx, core))
+}
+
+/// Whether a write to memory has to be reported when it is done.
+fn reports(core: &Core, offset: u64, size: u64) -> bool {
+    let users = core.mmu.give(offset) & pgm::PageFlags::CODE;
+    users & !pgm::PageFlags::code(core.cpu) != 0 || users != 0 && core.blocks.covers(offset, size)
 }
 
 fn resolve(ctx: &mut Ctx, core: &mut Core, linear: u64, class: Class, write: bool) -> Fault<Place> {
@@ -141,9 +149,14 @@ fn stored(ctx: &mut Ctx, core: &mut Core) -> u64 {
     let site = core.blocks.sites[ctx.arg as usize];
     let mut at = ctx.tmp[3] as usize & 63;
     for (place, len) in std::mem::take(&mut core.bounce) {
-        core.mmu.write_place(&place, &ctx.bounce.0[at..at + len]);
+        match place {
+            Place::Ram(offset) if core.in_place => core.mmu.written(offset, len),
+            _ => core.mmu.write_place(&place, &ctx.bounce.0[at..at + len]),
+        }
         at += len;
     }
+    core.in_place = false;
+    core.together();
     core.attend_memory(ctx);
     if core.forget_written(ctx) && !site.last {
         // The rest of the block may be stale.

@@ -20,6 +20,8 @@ pub struct Site {
     pub write: bool,
     /// The access reads (too).
     pub read: bool,
+    /// It reads and writes as one towards other vCPUs (LOCK, XCHG).
+    pub locked: bool,
     /// The arithmetic flags are set aside in `flagsave`.
     pub saved: bool,
     /// Only the end of the block follows: after the store nothing stale can execute.

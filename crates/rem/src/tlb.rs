@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // copies at host addresses taken from TLB entries
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 
 use cpu::bits::{cr0, rflags};
 use cpu::{Fault, State};
@@ -184,13 +185,22 @@ impl Mmu {
         if let Target::Ram(offset) = found.write {
             let supervisor_ignores_rw = self.view.cr0 & cr0::WP == 0 && class != Class::User;
             let writable = (w.writable || supervisor_ignores_rw) && (w.dirty || write);
-            let flags = self.ram.flags(offset);
-            if writable && flags.load(std::sync::atomic::Ordering::Acquire) & PageFlags::CODE == 0 {
-                flags.fetch_or(PageFlags::DIRTY, std::sync::atomic::Ordering::Relaxed);
+            let watched = |flags: u64| flags & PageFlags::CODE != 0;
+            if writable
+                && !watched(self.ram.flags(offset).load(SeqCst))
+                && !watched(self.give(offset))
+            {
                 self.fill(tables, class, true, page, offset & !(PAGE - 1), w.global);
             }
         }
         Ok(place)
+    }
+
+    /// Someone is about to write to the page of RAM offset `offset` directly, unless he finds a
+    /// bit of [`PageFlags::CODE`] in what is returned: the page's flags.
+    pub fn give(&self, offset: u64) -> u64 {
+        let flags = PageFlags::DIRTY | PageFlags::WRITERS;
+        self.ram.flags(offset).fetch_or(flags, SeqCst)
     }
 
     fn fill(
@@ -274,6 +284,11 @@ impl Mmu {
         self.flush_where(tables, |_, e, write| write && e.host == host);
     }
 
+    /// Drops all entries that let code write directly.
+    pub fn flush_all_writes(&mut self, tables: &mut Tables) {
+        self.flush_where(tables, |_, _, write| write);
+    }
+
     /// Translates an instruction fetch: RAM offset of `linear`, and whether the page is global.
     ///
     /// # Errors
@@ -322,18 +337,20 @@ impl Mmu {
         }
     }
 
+    /// Memory of a page that may have translations was written: `len` bytes at RAM offset `offset`.
+    pub fn written(&mut self, offset: u64, len: usize) {
+        let own = 1 << (self.cpu & 31);
+        if self.phys.written(offset, len as u64, own) & own != 0 {
+            self.code_writes.push((offset, len as u64));
+        }
+    }
+
     /// Writes to a place; the bytes lie in one page.
     pub fn write_place(&mut self, place: &Place, data: &[u8]) {
         match place {
             Place::Ram(offset) => {
                 self.ram.write(*offset, data);
-                let flags = self
-                    .ram
-                    .flags(*offset)
-                    .load(std::sync::atomic::Ordering::Acquire);
-                if flags & PageFlags::CODE != 0 {
-                    self.code_writes.push((*offset, data.len() as u64));
-                }
+                self.written(*offset, data.len());
             }
             Place::Mmio(handler, offset) => {
                 for (i, part) in data.chunks(8).enumerate() {

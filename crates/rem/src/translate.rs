@@ -528,6 +528,10 @@ impl Builder<'_> {
             size: a.size as u8,
             write: a.write,
             read: a.read,
+            locked: a.read
+                && a.write
+                && (self.insn.has_lock_prefix()
+                    || self.insn.mnemonic() == iced_x86::Mnemonic::Xchg),
             saved: a.saved,
             last: a.last,
             probe,

@@ -53,6 +53,8 @@ impl EngineChoice {
 /// The engines of one VM.
 pub(crate) struct Engines {
     kvm: Option<Arc<hwaccm::Vm>>,
+    /// The software engines.
+    peers: Arc<rem::Peers>,
 }
 
 impl Engines {
@@ -71,7 +73,7 @@ impl Engines {
                     target: "EM",
                     "the software engine (REM) runs this machine: KVM here is incomplete: {what}"
                 );
-                Ok(Self { kvm: None })
+                Ok(Self::with(None))
             }
             Ok((vm, probed)) => {
                 tracing::info!(target: "EM", "the hardware engine (HWACCM, KVM) runs this machine");
@@ -81,15 +83,22 @@ impl Engines {
                         "this KVM is incomplete, REM stands by: {what}"
                     );
                 }
-                Ok(Self { kvm: Some(vm) })
+                Ok(Self::with(Some(vm)))
             }
             Err(why) => {
                 tracing::info!(
                     target: "EM",
                     "the software engine (REM) runs this machine: {why}"
                 );
-                Ok(Self { kvm: None })
+                Ok(Self::with(None))
             }
+        }
+    }
+
+    fn with(kvm: Option<Arc<hwaccm::Vm>>) -> Self {
+        Self {
+            kvm,
+            peers: rem::Peers::new(),
         }
     }
 
@@ -113,13 +122,13 @@ impl Engines {
         bus: Arc<dyn Bus>,
     ) -> Result<Box<dyn Engine>, Error> {
         let Some(vm) = &self.kvm else {
-            return rem(cpu, phys, bus);
+            return self.rem(cpu, phys, bus);
         };
         match hwaccm::Kvm::new(cpu, vm, bus.clone()) {
             Ok(engine) => Ok(Box::new(engine)),
             Err(e) => {
                 tracing::warn!(target: "EM", "vCPU {cpu} goes to the software engine: {e}");
-                rem(cpu, phys, bus)
+                self.rem(cpu, phys, bus)
             }
         }
     }
@@ -135,7 +144,17 @@ impl Engines {
         if old.name() != "HWACCM" {
             return Err(Error::NoEngine("it was the software engine already".into()));
         }
-        rem(cpu, phys, bus)
+        self.rem(cpu, phys, bus)
+    }
+
+    fn rem(
+        &self,
+        cpu: usize,
+        phys: &Arc<PhysMap>,
+        bus: Arc<dyn Bus>,
+    ) -> Result<Box<dyn Engine>, Error> {
+        rem::Rem::with_peers(cpu, phys.clone(), bus, self.peers.clone())
+            .map_err(|e| Error::NoEngine(e.to_string()))
     }
 }
 
@@ -143,8 +162,4 @@ impl Engines {
 fn probe(phys: &Arc<PhysMap>) -> Result<(Arc<hwaccm::Vm>, Probed), hwaccm::Error> {
     let probed = hwaccm::probe()?;
     Ok((hwaccm::Vm::new(phys.clone(), probed.clone())?, probed))
-}
-
-fn rem(cpu: usize, phys: &Arc<PhysMap>, bus: Arc<dyn Bus>) -> Result<Box<dyn Engine>, Error> {
-    rem::Rem::new(cpu, phys.clone(), bus).map_err(|e| Error::NoEngine(e.to_string()))
 }
