@@ -80,7 +80,12 @@ fn full_host_disk_pauses_the_machine() {
 
             let mut serial = machine.start()?;
             serial.log_in(8 * MINUTE)?;
-            serial.send_line("dd if=/dev/urandom of=/tmp/block bs=1M count=1 status=none; for i in $(seq 128); do cat /tmp/block; done | tee /dev/sdb | sha256sum; sync; echo written")?;
+            // Linux names disks in the order in which they answer: find the one of 256 MiB.
+            serial.shell(
+                "for d in /sys/block/sd?; do [ $(cat $d/size) = 524288 ] && disk=/dev/${d##*/}; done; echo it is $disk",
+                MINUTE,
+            )?;
+            serial.send_line("dd if=/dev/urandom of=/tmp/block bs=1M count=1 status=none; for i in $(seq 128); do cat /tmp/block; done | tee $disk | sha256sum; sync; echo written")?;
             machine
                 .wait_state("paused", 5 * MINUTE)
                 .context("the disk is full")?;
@@ -103,7 +108,7 @@ fn full_host_disk_pauses_the_machine() {
                 .to_owned();
             serial.wait_for("root@oxbox:~# ", MINUTE)?;
             let back = serial.shell(
-                "echo 3 >/proc/sys/vm/drop_caches; head -c 128M /dev/sdb | sha256sum",
+                "echo 3 >/proc/sys/vm/drop_caches; head -c 128M $disk | sha256sum",
                 3 * MINUTE,
             )?;
             ensure!(back.contains(&sum), "read back {back}, written {sum}");
