@@ -1,12 +1,13 @@
 //! Interrupt lines, and the traits of the controllers they end at.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
-/// Hears the levels of all lines. Called with the device's lock held that changed the line, so it
-/// may take controller locks but no device's.
+/// Hears the levels of all lines, of each in the order of its changes. Called with the line's lock
+/// held, and that of the device that changed it: may take controller locks, but no device's, and
+/// drives no line (a router of PCI lines may drive ISA lines).
 pub trait IrqSink: Send + Sync {
     /// ISA line `irq` (0 to 15) changed to `level`.
     fn isa(&self, irq: u8, level: bool) {
@@ -114,11 +115,19 @@ pub enum Wire {
 /// The wires of the machine. Several sources may drive one wire; it is high while any is.
 #[derive(Default)]
 pub struct Hub {
-    isa: [AtomicU32; 16],
-    pirq: [AtomicU32; 4],
-    /// ISA wires that one source has taken over.
-    taken: [AtomicBool; 16],
+    isa: [Mutex<WireState>; 16],
+    pirq: [Mutex<WireState>; 4],
     sinks: RwLock<Vec<Arc<dyn IrqSink>>>,
+}
+
+/// A wire. Its lock is held while sinks are told, so that they hear of changes in the order in
+/// which they happen, whatever threads cause them.
+#[derive(Default)]
+struct WireState {
+    /// Sources that drive it high, without the one that has taken it over.
+    high: u32,
+    /// One source has cut off the others (ISA only).
+    taken: bool,
 }
 
 impl Hub {
@@ -142,26 +151,10 @@ impl Hub {
         }
     }
 
-    fn counter(&self, wire: Wire) -> &AtomicU32 {
+    fn state(&self, wire: Wire) -> MutexGuard<'_, WireState> {
         match wire {
-            Wire::Isa(n) => &self.isa[usize::from(n) % 16],
-            Wire::Pirq(n) => &self.pirq[usize::from(n) % 4],
-        }
-    }
-
-    fn drive(&self, wire: Wire, up: bool) {
-        let counter = self.counter(wire);
-        let edge = if up {
-            counter.fetch_add(1, Ordering::SeqCst) == 0
-        } else {
-            counter.fetch_sub(1, Ordering::SeqCst) == 1
-        };
-        let taken = match wire {
-            Wire::Isa(n) => self.taken[usize::from(n) % 16].load(Ordering::SeqCst),
-            Wire::Pirq(_) => false,
-        };
-        if edge && !taken {
-            self.tell(wire, up);
+            Wire::Isa(n) => self.isa[usize::from(n) % 16].lock(),
+            Wire::Pirq(n) => self.pirq[usize::from(n) % 4].lock(),
         }
     }
 
@@ -180,6 +173,7 @@ impl Hub {
 pub struct IrqLine {
     hub: Arc<Hub>,
     wire: Wire,
+    /// Changed with the wire's lock held, like `owner`.
     level: Arc<AtomicBool>,
     /// This source has taken the wire over.
     owner: Arc<AtomicBool>,
@@ -188,33 +182,44 @@ pub struct IrqLine {
 impl IrqLine {
     /// Drives the line high or low. Setting the level it has changes nothing.
     pub fn set(&self, level: bool) {
-        if self.level.swap(level, Ordering::SeqCst) != level {
-            if self.owner.load(Ordering::SeqCst) {
-                self.hub.tell(self.wire, level);
-            } else {
-                self.hub.drive(self.wire, level);
-            }
+        if self.level.load(Ordering::SeqCst) == level {
+            return;
+        }
+        let mut wire = self.hub.state(self.wire);
+        if self.level.swap(level, Ordering::SeqCst) == level {
+            return;
+        }
+        let told = if self.owner.load(Ordering::SeqCst) {
+            true
+        } else {
+            let before = wire.high;
+            wire.high = if level { before + 1 } else { before - 1 };
+            (before == 0 || wire.high == 0) && !wire.taken
+        };
+        if told {
+            self.hub.tell(self.wire, level);
         }
     }
 
     /// Cuts all other sources off an ISA wire, or lets them back (HPET legacy replacement: the
     /// 8254 and the clock keep running unheard). At most one source of a wire does this; on PCI
-    /// wires it has no effect. Called with the owner's device lock held, like [`IrqLine::set`].
+    /// wires it has no effect.
     pub fn take_over(&self, on: bool) {
-        let Wire::Isa(n) = self.wire else { return };
+        let Wire::Isa(_) = self.wire else { return };
+        let mut wire = self.hub.state(self.wire);
         if self.owner.swap(on, Ordering::SeqCst) == on {
             return;
         }
         let own = self.level();
-        let counter = self.hub.counter(self.wire);
-        self.hub.taken[usize::from(n) % 16].store(on, Ordering::SeqCst);
+        wire.taken = on;
         // While it owns the wire, this source is not among those counted.
         let (before, after) = if on {
-            let before = counter.fetch_sub(u32::from(own), Ordering::SeqCst) > 0;
+            let before = wire.high > 0;
+            wire.high -= u32::from(own);
             (before, own)
         } else {
-            let after = counter.fetch_add(u32::from(own), Ordering::SeqCst) > 0 || own;
-            (own, after)
+            wire.high += u32::from(own);
+            (own, wire.high > 0)
         };
         if before != after {
             self.hub.tell(self.wire, after);
@@ -236,7 +241,6 @@ impl IrqLine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use parking_lot::Mutex;
 
     #[derive(Default)]
     struct Log(Mutex<Vec<(u8, bool)>>);
@@ -258,6 +262,24 @@ mod tests {
         a.set(false);
         b.set(false);
         assert_eq!(*log.0.lock(), [(5, true), (5, false)]);
+    }
+
+    #[test]
+    fn sinks_hear_of_changes_in_their_order() {
+        let hub = Hub::new();
+        let log = Arc::new(Log::default());
+        hub.add_sink(log.clone());
+        std::thread::scope(|s| {
+            for _ in 0..3 {
+                let line = hub.line(Wire::Isa(5));
+                s.spawn(move || (0..2000).for_each(|_| line.pulse()));
+            }
+        });
+        let log = log.0.lock();
+        for (n, (_, level)) in log.iter().enumerate() {
+            assert_eq!(*level, n % 2 == 0, "rises and falls take turns");
+        }
+        assert_eq!(log.len() % 2, 0);
     }
 
     #[test]

@@ -33,6 +33,10 @@ pub struct Stats {
     pub interrupts: u64,
     /// TLB flushes of any kind.
     pub flushes: u64,
+    /// Pages that other engines were asked not to write to directly.
+    pub unwrites: u64,
+    /// Operations during which other engines stood still.
+    pub alone: u64,
     /// Instructions executed by helpers, by [`iced_x86::Code`].
     pub helped: Vec<u64>,
 }
@@ -269,6 +273,7 @@ impl Core {
     /// All other engines stand still until the next [`Core::together`].
     pub fn alone(&mut self, ctx: &mut Ctx) {
         let (peers, peer) = (self.peers.clone(), self.peer.clone());
+        self.stats.alone += 1;
         peers.alone(&peer, || self.answer(ctx));
     }
 
@@ -451,6 +456,7 @@ impl Core {
             return;
         }
         self.mmu.flush_writes(&mut ctx.tlb, page);
+        self.stats.unwrites += 1;
         let (peers, peer) = (self.peers.clone(), self.peer.clone());
         peers.unwrite(&peer, page, || self.answer(ctx));
         let flags = self.mmu.ram().flags(page);

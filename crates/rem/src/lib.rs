@@ -227,6 +227,8 @@ impl Engine for Rem {
             ("/REM/Interrupts", c.stats.interrupts),
             ("/REM/TLB/Flushes", c.stats.flushes),
             ("/REM/TLB/Walks", c.mmu.walks),
+            ("/REM/Peers/Unwrites", c.stats.unwrites),
+            ("/REM/Peers/Alone", c.stats.alone),
             ("/REM/Blocks/Translated", b.translated),
             ("/REM/Blocks/Invalidated", b.invalidated),
             ("/REM/Blocks/GuestBytes", b.guest_bytes),

@@ -154,14 +154,12 @@ impl Em {
                 signals.raise(bits & !signal::REQUEST);
                 return;
             }
-            if self.cpu == 0 && (bits & signal::TIMER != 0 || self.machine.tm.due()) {
+            if self.cpu == 0 && self.machine.tm.due() {
                 self.machine.run_timers();
             }
             if bits & signal::INIT != 0 {
+                // The local APIC that passed it on has reset itself.
                 inner.state.init(self.cpu);
-                if let Some(c) = self.machine.trpm.controller() {
-                    c.reset_cpu(self.cpu);
-                }
                 self.changed(inner);
             }
             if bits & signal::SIPI != 0 {

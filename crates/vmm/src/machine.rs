@@ -32,15 +32,18 @@ pub(crate) struct Machine {
 impl Machine {
     /// Runs the timers that are due.
     pub fn run_timers(&self) {
-        self.tm.run_due(|device, id| {
-            if let Some(slot) = self.slots.get(device) {
-                slot.with(|d| {
-                    if let Some(t) = d.timers() {
-                        t.expired(id);
-                    }
-                });
-            }
-        });
+        self.tm.run_due(|device, id| self.expired(device, id));
+    }
+
+    /// Timer `id` of device number `device` is due.
+    pub fn expired(&self, device: usize, id: u32) {
+        if let Some(slot) = self.slots.get(device) {
+            slot.with(|d| {
+                if let Some(t) = d.timers() {
+                    t.expired(id);
+                }
+            });
+        }
     }
 
     /// Runs `f` on each device in order.

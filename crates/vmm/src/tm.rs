@@ -5,8 +5,9 @@
 //! it counts nanoseconds of the host's monotonic clock. It stands still while the VM is paused.
 //! Virtual time in nanoseconds is exactly the counter divided by its frequency.
 //!
-//! Due timers are run by the thread of vCPU 0. While that sleeps in HLT it wakes by itself in time;
-//! while it executes, the timer thread raises `TIMER` when the next deadline is reached.
+//! Due timers are run by the timer thread, so that they neither wait for a vCPU to leave its engine
+//! nor take its time. While vCPU 0 sleeps in HLT it wakes for them itself and runs them: an idle
+//! machine wakes one thread for a tick, not two.
 #![allow(unsafe_code)] // RDTSC and CPUID intrinsics
 
 use std::collections::BTreeSet;
@@ -61,6 +62,8 @@ struct Timers {
     watched: u64,
     /// vCPU 0 sleeps and wakes by itself.
     halted: bool,
+    /// The timer thread runs timers just now.
+    firing: bool,
 }
 
 struct TimerState {
@@ -126,8 +129,12 @@ impl Tm {
         }
     }
 
-    /// Stops time. No vCPU executes.
+    /// Stops time, when no timer is being run. No vCPU executes.
     pub fn stop(&self) {
+        let mut timers = self.timers.lock();
+        while timers.firing {
+            self.changed.wait(&mut timers);
+        }
         if self.running.load(Ordering::Acquire) {
             self.stopped_at.store(self.tsc(), Ordering::Release);
             self.running.store(false, Ordering::Release);
@@ -194,7 +201,7 @@ impl Tm {
         self.next.store(next, Ordering::Release);
         if next < timers.watched && !timers.halted {
             timers.watched = next;
-            self.changed.notify_one();
+            self.changed.notify_all();
         }
     }
 
@@ -204,7 +211,13 @@ impl Tm {
 
     /// Runs the timers that are due: `fire(device, id)` for each. Called by vCPU 0's thread.
     /// Timers that are armed for the past again and again wait for a later call.
-    pub fn run_due(&self, mut fire: impl FnMut(usize, u32)) {
+    pub fn run_due(&self, fire: impl FnMut(usize, u32)) {
+        self.fire_due(fire);
+        let mut timers = self.timers.lock();
+        self.watch(&mut timers);
+    }
+
+    fn fire_due(&self, mut fire: impl FnMut(usize, u32)) {
         for _ in 0..MAX_PASSES {
             if !self.due() {
                 break;
@@ -213,8 +226,6 @@ impl Tm {
                 fire(device, id);
             }
         }
-        let mut timers = self.timers.lock();
-        self.watch(&mut timers);
     }
 
     /// Disarms the timers that are due, earliest first.
@@ -240,7 +251,7 @@ impl Tm {
         let next = timers.next();
         if next < timers.watched && !timers.halted {
             timers.watched = next;
-            self.changed.notify_one();
+            self.changed.notify_all();
         }
     }
 
@@ -268,7 +279,7 @@ impl Tm {
 
     fn poke(&self) {
         let _timers = self.timers.lock();
-        self.changed.notify_one();
+        self.changed.notify_all();
     }
 
     /// Ends the timer thread.
@@ -277,29 +288,28 @@ impl Tm {
         self.poke();
     }
 
-    /// The timer thread: calls `raise` when a deadline is reached while vCPU 0 executes.
-    pub fn watch_deadlines(&self, raise: impl Fn()) {
+    /// The timer thread: runs timers as [`Tm::run_due`] does, until [`Tm::end`].
+    pub fn serve(&self, mut fire: impl FnMut(usize, u32)) {
         let mut timers = self.timers.lock();
-        // The signal was raised and nobody has touched the timers since.
-        let mut raised = false;
         while !self.ended.load(Ordering::SeqCst) {
             let next = timers.next();
             let stopped = !self.running.load(Ordering::Acquire);
             let left = next.saturating_sub(self.now());
-            if next != NEVER && !stopped && left == 0 && !raised && !timers.halted {
-                timers.watched = NEVER;
-                parking_lot::MutexGuard::unlocked(&mut timers, &raise);
-                raised = timers.watched == NEVER;
-            } else if next == NEVER || stopped || left == 0 {
-                // Whoever runs or arms timers, starts time or ends all this, tells.
+            if next == NEVER || stopped || timers.halted {
+                // Whoever arms timers, wakes, starts time or ends all this, tells.
                 timers.watched = NEVER;
                 self.changed.wait(&mut timers);
-                raised = false;
-            } else {
+            } else if left > 0 {
                 timers.watched = next;
                 self.changed
                     .wait_for(&mut timers, Duration::from_nanos(left));
-                raised = false;
+            } else {
+                // No need to be told of timers armed meanwhile.
+                timers.watched = 0;
+                timers.firing = true;
+                parking_lot::MutexGuard::unlocked(&mut timers, || self.fire_due(&mut fire));
+                timers.firing = false;
+                self.changed.notify_all();
             }
         }
     }
@@ -451,20 +461,30 @@ mod tests {
     }
 
     #[test]
-    fn the_timer_thread_raises_until_it_is_ended() {
+    fn the_timer_thread_runs_timers_until_it_is_ended() {
         let tm = Tm::new(0);
         let a = tm.add(0, 0, "a");
         let (tx, rx) = std::sync::mpsc::channel();
         let thread = {
             let tm = tm.clone();
-            std::thread::spawn(move || tm.watch_deadlines(|| tx.send(()).unwrap_or(())))
+            std::thread::spawn(move || tm.serve(|_, _| tx.send(()).unwrap_or(())))
         };
         tm.set(a, Some(1_000_000));
         tm.start();
         rx.recv_timeout(Duration::from_secs(10)).unwrap();
-        tm.run_due(|_, _| {});
         tm.set(a, Some(tm.now() + 1_000_000));
         rx.recv_timeout(Duration::from_secs(10)).unwrap();
+        // Asleep, vCPU 0 looks after the timers.
+        tm.asleep();
+        tm.set(a, Some(tm.now()));
+        assert!(rx.recv_timeout(Duration::from_millis(20)).is_err());
+        tm.awake();
+        let mut ran = 0;
+        tm.run_due(|_, _| ran += 1);
+        assert_eq!(ran, 1);
+        tm.set(a, Some(tm.now()));
+        rx.recv_timeout(Duration::from_secs(10)).unwrap();
+        tm.stop();
         tm.end();
         thread.join().unwrap();
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-use cpu::{Signals, State, signal};
+use cpu::State;
 use parking_lot::Mutex;
 use pdm::cfgm::Node;
 use pdm::driver::BlockDriver;
@@ -414,10 +414,9 @@ impl Thread {
         let tm_machine = this.machine.clone();
         let started = this.spawn("TM".into(), move || {
             precise_sleep();
-            let signals: Arc<Signals> = tm_machine.trpm.cpus.signals[0].clone();
             tm_machine
                 .tm
-                .watch_deadlines(|| signals.raise(signal::TIMER));
+                .serve(|device, id| tm_machine.expired(device, id));
         });
         let started = started.and_then(|()| {
             (0..this.machine.trpm.cpus.signals.len()).try_for_each(|cpu| {
