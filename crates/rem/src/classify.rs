@@ -13,6 +13,8 @@ pub enum Kind {
     Copy,
     /// Does nothing a guest can see (prefetch, cache-line hints, endbr).
     Nothing,
+    /// PAUSE: the vCPU waits for another one.
+    Pause,
     /// Executed by `sys::execute`; the block goes on.
     Exec,
     /// Executed by `sys::execute`; the block ends.
@@ -121,8 +123,8 @@ pub fn classify(insn: &Instruction, mode: &Mode) -> Kind {
         | M::Nop
         | M::Reservednop
         | M::Endbr32
-        | M::Endbr64
-        | M::Pause => Nothing,
+        | M::Endbr64 => Nothing,
+        M::Pause => Pause,
         // Without REP they are two ordinary accesses.
         M::Movsb | M::Movsw | M::Movsq | M::Stosb | M::Stosw | M::Stosd | M::Stosq
             if !repeated(insn) =>

@@ -17,6 +17,8 @@ use crate::thunks;
 use crate::tlb::{Linear, Mmu, Place};
 use crate::translate::{self, Input};
 
+/// PAUSE instructions between two offers of the host's core: some microseconds of spinning.
+const PAUSES: u64 = 64;
 /// Longest instruction.
 const MAX_INSN: usize = 15;
 
@@ -35,6 +37,8 @@ pub struct Stats {
     pub flushes: u64,
     /// Pages that other engines were asked not to write to directly.
     pub unwrites: u64,
+    /// PAUSE instructions.
+    pub pauses: u64,
     /// Operations during which other engines stood still.
     pub alone: u64,
     /// Instructions executed by helpers, by [`iced_x86::Code`].
@@ -268,6 +272,14 @@ impl Core {
             }
             Unwrite::All => mmu.flush_all_writes(tlb),
         });
+    }
+
+    /// The guest spins. Whom it waits for may have no host core: every now and then it gets ours.
+    pub fn pause(&mut self) {
+        self.stats.pauses += 1;
+        if self.stats.pauses.is_multiple_of(PAUSES) && self.peers.several() {
+            std::thread::yield_now();
+        }
     }
 
     /// All other engines stand still until the next [`Core::together`].

@@ -228,6 +228,7 @@ impl Engine for Rem {
             ("/REM/TLB/Flushes", c.stats.flushes),
             ("/REM/TLB/Walks", c.mmu.walks),
             ("/REM/Peers/Unwrites", c.stats.unwrites),
+            ("/REM/Pauses", c.stats.pauses),
             ("/REM/Peers/Alone", c.stats.alone),
             ("/REM/Blocks/Translated", b.translated),
             ("/REM/Blocks/Invalidated", b.invalidated),

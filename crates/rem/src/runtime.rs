@@ -188,6 +188,11 @@ fn exec(ctx: &mut Ctx, core: &mut Core) -> u64 {
     }
     let result = match e.action {
         Action::Raise(exception) => Err(exception),
+        Action::Pause(len) => {
+            core.pause();
+            ctx.state.rip = e.rip.wrapping_add(len.into()) & core.mode.ip_mask();
+            Ok(Flow::Next)
+        }
         Action::Execute(insn) => core.with_sys(ctx, |sys| sys::execute(sys, &insn)),
         Action::ExecuteVector(insn) => vector::execute(ctx, core, &insn).map(|()| {
             ctx.state.rip = insn.next_ip() & core.mode.ip_mask();

@@ -45,6 +45,8 @@ pub enum Action {
     ExecuteFpu(Instruction),
     /// `vector::execute`.
     ExecuteVector(Instruction),
+    /// PAUSE of this many bytes: now and then, the host's core is offered to others.
+    Pause(u8),
     /// Raises an exception.
     Raise(Exception),
 }

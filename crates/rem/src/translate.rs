@@ -230,9 +230,12 @@ fn flags_effect(insn: &Instruction, kind: Kind) -> (u64, u64) {
         out
     };
     match kind {
-        Kind::Exec | Kind::ExecEnd | Kind::ExecFpu | Kind::ExecVector | Kind::Raise(_) => {
-            (rflags::ARITH, 0)
-        }
+        Kind::Pause
+        | Kind::Exec
+        | Kind::ExecEnd
+        | Kind::ExecFpu
+        | Kind::ExecVector
+        | Kind::Raise(_) => (rflags::ARITH, 0),
         Kind::Copy | Kind::BitString => {
             let reads = convert(insn.rflags_read());
             // Flags that the manual leaves undefined count as overwritten.
@@ -322,6 +325,7 @@ impl Builder<'_> {
         let insn = i.insn;
         match i.kind {
             Kind::Nothing => {}
+            Kind::Pause => self.exec(Action::Pause(insn.len() as u8), true),
             Kind::Copy => self.copy(i),
             Kind::Exec => self.exec(Action::Execute(insn), true),
             Kind::ExecFpu => self.exec(Action::ExecuteFpu(insn), true),
