@@ -129,13 +129,15 @@ impl Machine {
         let signals = tasks.iter().map(|_| Arc::default()).collect();
         let bus = Arc::new(NoBus(signals));
         let peers = rem::Peers::new();
+        let start = std::sync::Barrier::new(tasks.len());
         std::thread::scope(|s| {
             for (cpu, task) in tasks.iter().enumerate() {
                 let (phys, bus) = (self.phys.clone(), bus.clone());
-                let peers = peers.clone();
+                let (peers, start) = (peers.clone(), &start);
                 s.spawn(move || {
                     let mut engine = rem::Rem::with_peers(cpu, phys, bus, peers).unwrap();
                     let mut state = state(cpu as u64, *task);
+                    start.wait();
                     while state.run == RunState::Running {
                         let exit = engine.run(&mut state);
                         assert!(matches!(exit, Exit::Halted | Exit::Signalled), "{exit:?}");
@@ -202,10 +204,10 @@ fn programs() -> &'static [u8] {
 /// Where a counter is: plain memory, a page with code, across pages that are not neighbours, a
 /// device's register.
 const PLACES: [(u64, u64); 4] = [
-    (DATA, 50_000),
-    (CODE + 0xf00, 3_000),
-    (SMALL + 0x1ffd, 500),
-    (DEVICE, 500),
+    (DATA, 500_000),
+    (CODE + 0xf00, 20_000),
+    (SMALL + 0x1ffd, 2_000),
+    (DEVICE, 2_000),
 ];
 
 #[test]
