@@ -39,11 +39,22 @@ pub fn tree(s: &Settings) -> Result<Node> {
         ParavirtProvider::None | ParavirtProvider::Legacy => "none",
         _ => "minimal",
     };
-    root.child_mut("CPUM")
-        .set("Paravirt", paravirt)
+    let cpum = root.child_mut("CPUM");
+    cpum.set("Paravirt", paravirt)
         .set("PAE", s.pae)
         .set("LongMode", s.long_mode)
-        .set("X2APIC", s.apic == APICMode::X2APIC);
+        .set("X2APIC", s.apic == APICMode::X2APIC)
+        .set("GuestCpuName", s.cpu_profile.as_str())
+        .set("PortableCpuIdLevel", u64::from(s.portability));
+    for (n, leaf) in s.cpuid.iter().enumerate() {
+        let node = cpum.child_mut("Leaves").child_mut(&n.to_string());
+        for (key, value) in ["Leaf", "Subleaf", "Eax", "Ebx", "Ecx", "Edx"]
+            .iter()
+            .zip(leaf)
+        {
+            node.set(key, u64::from(*value));
+        }
+    }
     let offset = s.time_offset.saturating_mul(1_000_000);
     root.child_mut("TM")
         .set("UTCOffset", offset.cast_unsigned());
@@ -198,6 +209,9 @@ mod tests {
             hwvirt: true,
             pae: true,
             long_mode: true,
+            cpu_profile: "Intel Pentium".into(),
+            portability: 1,
+            cpuid: vec![[7, 0, 1, 2, 3, 4]],
             paravirt: ParavirtProvider::KVM,
             apic: APICMode::X2APIC,
             ioapic: true,
@@ -241,6 +255,10 @@ mod tests {
         let at = |path: &str, key: &str| tree.child(path).unwrap().str(key, "");
         assert_eq!(at("Devices/mc146818/0/Config", "BootDevice0"), "DVD");
         assert_eq!(at("Devices/serial/1/Config", "IRQ"), "3");
+        assert_eq!(at("CPUM", "GuestCpuName"), "Intel Pentium");
+        let leaf = tree.child("CPUM/Leaves/0").unwrap();
+        assert_eq!(leaf.int("Leaf", 0).unwrap(), 7);
+        assert_eq!(leaf.int("Edx", 0).unwrap(), 4);
         let clock = tree.child("Devices/mc146818/0/Config").unwrap();
         assert_eq!(clock.int("LocalOffset", 0).unwrap() as i64, -3600);
         assert!(tree.child("Devices/serial/0").is_none());

@@ -11,6 +11,8 @@ use api::{Error, Result, client};
 
 /// Longest chain of differencing images.
 const MAX_CHAIN: usize = 1024;
+/// CPUID leaves that settings can hold.
+const MAX_LEAVES: u32 = 256;
 /// Serial ports a machine can have.
 const SERIAL_PORTS: u32 = 4;
 
@@ -35,6 +37,12 @@ pub struct Settings {
     pub pae: bool,
     /// CPUID shows long mode.
     pub long_mode: bool,
+    /// CPU profile, `host` or empty for the host's.
+    pub cpu_profile: String,
+    /// CPUID portability level, 0 to 3.
+    pub portability: u32,
+    /// CPUID leaves that are put in: leaf, subleaf, EAX, EBX, ECX, EDX.
+    pub cpuid: Vec<[u32; 6]>,
     /// How the hypervisor shows itself.
     pub paravirt: ParavirtProvider,
     /// Local APIC flavour.
@@ -153,6 +161,9 @@ impl Settings {
             hwvirt: machine.get_hw_virt_ex_property(HWVirtExPropertyType::Enabled)?,
             pae: cpu(CPUPropertyType::PAE)?,
             long_mode: cpu(CPUPropertyType::LongMode)?,
+            cpu_profile: machine.cpu_profile()?,
+            portability: machine.cpuid_portability_level()?,
+            cpuid: cpuid(machine),
             paravirt: machine.get_effective_paravirt_provider()?,
             apic: bios.apic_mode()?,
             ioapic: bios.ioapic_enabled()?,
@@ -170,6 +181,14 @@ impl Settings {
             left_out: left_out(machine)?,
         })
     }
+}
+
+/// The CPUID leaves of the settings; the first ordinal that fails is past the last.
+fn cpuid(machine: &client::Machine) -> Vec<[u32; 6]> {
+    (0..MAX_LEAVES)
+        .map_while(|n| machine.get_cpuid_leaf_by_ordinal(n).ok())
+        .map(|(leaf, subleaf, a, b, c, d)| [leaf, subleaf, a, b, c, d])
+        .collect()
 }
 
 fn controllers(machine: &client::Machine) -> Result<Vec<Controller>> {

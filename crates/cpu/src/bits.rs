@@ -67,6 +67,19 @@ pub mod rflags {
     pub const ALL: u64 = ARITH | FIXED | TF | IF | DF | IOPL | NT | RF | VM | AC | VIF | VIP | ID;
 }
 
+pub mod debugctl {
+    pub const LBR: u64 = 1 << 0;
+    pub const BTF: u64 = 1 << 1;
+}
+
+pub mod dr6 {
+    /// B0 to B3: which breakpoint matched.
+    pub const B: u64 = 0xf;
+    pub const BD: u64 = 1 << 13;
+    pub const BS: u64 = 1 << 14;
+    pub const BT: u64 = 1 << 15;
+}
+
 pub mod msr {
     pub const TSC: u32 = 0x10;
     pub const APIC_BASE: u32 = 0x1b;
@@ -80,6 +93,7 @@ pub mod msr {
     pub const MCG_CAP: u32 = 0x179;
     pub const MCG_STATUS: u32 = 0x17a;
     pub const MISC_ENABLE: u32 = 0x1a0;
+    pub const DEBUGCTL: u32 = 0x1d9;
     pub const MTRR_PHYSBASE0: u32 = 0x200;
     pub const MTRR_FIX64K: u32 = 0x250;
     pub const MTRR_FIX16K_80000: u32 = 0x258;

@@ -11,6 +11,7 @@
 pub mod bits;
 mod engine;
 mod exception;
+pub mod profile;
 mod signals;
 mod state;
 

@@ -178,6 +178,8 @@ pub struct State {
     pub pat: u64,
     /// IA32_MISC_ENABLE.
     pub misc_enable: u64,
+    /// IA32_DEBUGCTL.
+    pub debugctl: u64,
     /// IA32_TSC_AUX.
     pub tsc_aux: u64,
     /// IA32_TSC_ADJUST.
@@ -250,6 +252,7 @@ impl State {
             sysenter_eip: 0,
             pat: 0x0007_0406_0007_0406,
             misc_enable: 1,
+            debugctl: 0,
             tsc_aux: 0,
             tsc_adjust: 0,
             tsc_offset: 0,

@@ -5,6 +5,7 @@
 //! has to be kept in step. `forward` leads to VM processes.
 
 mod conv;
+mod cpuprofile;
 mod forward;
 mod host;
 mod machine;

@@ -5,8 +5,8 @@ use crate::machine::MachineObject;
 use crate::state::Svc;
 use crate::view::View;
 use crate::{
-    host, medium, mediumformat, network, parts, ports, snapshot, storagecontroller, system,
-    virtualbox,
+    cpuprofile, host, medium, mediumformat, network, parts, ports, snapshot, storagecontroller,
+    system, virtualbox,
 };
 use api::Object;
 use api::ipc::{ObjectSpace, Peer};
@@ -26,6 +26,7 @@ impl ObjectSpace for Space {
             ("VirtualBox", Some("EventSource")) => Some(svc.events.clone()),
             ("VirtualBox", Some("SystemProperties")) => Some(Arc::new(system::SystemObject(svc))),
             ("VirtualBox", Some("Host")) if rest.is_empty() => Some(Arc::new(host::HostObject)),
+            ("CPUProfile", Some(id)) => cpuprofile::object(id),
             ("MediumFormat", Some(id)) => mediumformat::object(id),
             ("Medium", Some(id)) => {
                 let id = uuid(id)?;

@@ -252,9 +252,9 @@ impl server::ISystemProperties for SystemObject {
         &self,
         _cx: &Call,
         _architecture: CPUArchitecture,
-        _pattern: String,
+        pattern: String,
     ) -> api::Result<Vec<ObjRef>> {
-        Ok(Vec::new())
+        Ok(crate::cpuprofile::matching(&pattern))
     }
 }
 api::object!(SystemObject: ISystemProperties);

@@ -23,7 +23,7 @@ const MAGIC: &[u8; 8] = b"OXBOXSSM";
 const FORMAT: u32 = 1;
 const PGM_VERSION: u32 = 1;
 const TM_VERSION: u32 = 1;
-const CPUM_VERSION: u32 = 1;
+const CPUM_VERSION: u32 = 2;
 const RAM_VERSION: u32 = 1;
 /// Bytes of the memory pool in one unit.
 const CHUNK: u64 = 1 << 20;
@@ -81,7 +81,7 @@ fn write_all(held: &Held<'_>, out: &mut impl Write) -> Result<(), Error> {
         let inner = vcpu.inner.lock();
         let mut saved = SavedCpu::new(&inner.state);
         saved.returned = machine.trpm.returned(cpu);
-        saved.features = features(machine);
+        saved.cpuid = machine.cpum.table().rows();
         unit("cpum", cpu as u32, CPUM_VERSION, encode(&saved)?)?;
     }
     for slot in &machine.slots {
@@ -128,7 +128,13 @@ pub(crate) fn load(held: &Held<'_>, path: &Path) -> Result<(), Error> {
     let mut returned = Vec::new();
     for (cpu, vcpu) in held.vcpus.iter().enumerate() {
         let saved: SavedCpu = units.expect("cpum", cpu as u32, CPUM_VERSION)?;
-        check_features(&saved.features, machine)?;
+        if cpu == 0 {
+            let table = crate::cpum::Table::from_rows(&saved.cpuid);
+            machine
+                .cpum
+                .adopt(table)
+                .map_err(|e| bad(format!("unit 'cpum': {e}")))?;
+        }
         returned.push(saved.returned);
         let mut inner = vcpu.inner.lock();
         saved.apply(&mut inner.state)?;
@@ -283,29 +289,6 @@ struct SavedTm {
     now_ns: u64,
 }
 
-/// Feature words a guest may have seen: leaves 1 (ECX, EDX), 7 (EBX, ECX, EDX), 0x80000001 (ECX,
-/// EDX).
-fn features(machine: &Machine) -> Vec<u32> {
-    let get = |leaf| machine.cpum.cpuid(0, leaf, 0);
-    let (one, seven, more) = (get(1), get(7), get(0x8000_0001));
-    vec![
-        one[2], one[3], seven[1], seven[2], seven[3], more[2], more[3],
-    ]
-}
-
-fn check_features(saved: &[u32], machine: &Machine) -> Result<(), Error> {
-    let now = features(machine);
-    let fits = saved.len() == now.len() && saved.iter().zip(&now).all(|(s, n)| s & !n == 0);
-    if fits {
-        Ok(())
-    } else {
-        Err(bad(format!(
-            "the processor here lacks features of the one it was saved on \
-             (saved {saved:x?}, here {now:x?})"
-        )))
-    }
-}
-
 /// [`State`] in words. Lists have fixed lengths, checked on load.
 #[derive(minicbor::Encode, minicbor::Decode)]
 struct SavedCpu {
@@ -350,11 +333,13 @@ struct SavedCpu {
     fpu: Vec<u8>,
     #[n(17)]
     returned: Option<u8>,
-    #[n(18)]
-    features: Vec<u32>,
+    /// CPUID as the guest sees it: leaf, subleaf, registers.
+    #[n(19)]
+    cpuid: Vec<(u32, u32, [u32; 4])>,
 }
 
-fn msrs(s: &mut State) -> [&mut u64; 15] {
+/// New ones go to the end: older files have fewer, and the rest keeps its reset value.
+fn msrs(s: &mut State) -> [&mut u64; 16] {
     [
         &mut s.efer,
         &mut s.star,
@@ -371,6 +356,7 @@ fn msrs(s: &mut State) -> [&mut u64; 15] {
         &mut s.tsc_adjust,
         &mut s.tsc_offset,
         &mut s.mtrr_def,
+        &mut s.debugctl,
     ]
 }
 
@@ -401,7 +387,7 @@ impl SavedCpu {
             smbase: s.smbase,
             fpu: s.fpu.0.to_vec(),
             returned: None,
-            features: Vec::new(),
+            cpuid: Vec::new(),
         }
     }
 
@@ -426,9 +412,12 @@ impl SavedCpu {
         [s.gdtr, s.idtr] = tables.map(|(base, limit)| DescTable { base, limit });
         [s.cr0, s.cr2, s.cr3, s.cr4, s.xcr0] = list(&self.control)?;
         s.dr = list(&self.debug)?;
-        let values: [u64; 15] = list(&self.msrs)?;
-        for (to, from) in msrs(s).into_iter().zip(values) {
-            *to = from;
+        let registers = msrs(s);
+        if self.msrs.len() > registers.len() {
+            return Err(bad("unit 'cpum': unknown registers"));
+        }
+        for (to, from) in registers.into_iter().zip(&self.msrs) {
+            *to = *from;
         }
         s.mtrr_fixed = list(&self.mtrr_fixed)?;
         let var: [u64; 16] = list(&self.mtrr_var)?;

@@ -4,6 +4,7 @@ use cpu::bits::{cr0, cr4, efer};
 use cpu::{DescTable, Exception, Fault, RunState, Seg, Vector, attr};
 use iced_x86::{Instruction, OpKind};
 
+use super::cpuid::{self, Feature, feature};
 use super::operand::{canonical, linear};
 use super::{As, Flow, Flush, Sys, walk};
 
@@ -41,23 +42,38 @@ const CR0_BITS: u64 = cr0::PE
     | cr0::CD
     | cr0::PG;
 
-const CR4_BITS: u64 = cr4::VME
-    | cr4::PVI
-    | cr4::TSD
-    | cr4::DE
-    | cr4::PSE
-    | cr4::PAE
-    | cr4::MCE
-    | cr4::PGE
-    | cr4::PCE
-    | cr4::OSFXSR
-    | cr4::OSXMMEXCPT
-    | cr4::UMIP
-    | cr4::FSGSBASE
-    | cr4::PCIDE
-    | cr4::OSXSAVE
-    | cr4::SMEP
-    | cr4::SMAP;
+/// Bits of CR4 and what has to be there for them (SDM vol. 3, 2.5: bits of absent features are
+/// reserved). CR4.PCE came with the performance counters of the MMX processors.
+const CR4_BITS: [(u64, Feature); 17] = [
+    (cr4::VME, feature::VME),
+    (cr4::PVI, feature::VME),
+    (cr4::TSD, feature::TSC),
+    (cr4::DE, feature::DE),
+    (cr4::PSE, feature::PSE),
+    (cr4::PAE, feature::PAE),
+    (cr4::MCE, feature::MCE),
+    (cr4::PGE, feature::PGE),
+    (cr4::PCE, feature::MMX),
+    (cr4::OSFXSR, feature::FXSR),
+    (cr4::OSXMMEXCPT, feature::SSE),
+    (cr4::UMIP, feature::UMIP),
+    (cr4::FSGSBASE, feature::FSGSBASE),
+    (cr4::PCIDE, feature::PCID),
+    (cr4::OSXSAVE, feature::XSAVE),
+    (cr4::SMEP, feature::SMEP),
+    (cr4::SMAP, feature::SMAP),
+];
+
+/// Whether all bits of `value` exist in CR4.
+fn cr4_exists(sys: &Sys<'_>, value: u64) -> bool {
+    let mut unknown = value;
+    for (bit, feature) in CR4_BITS {
+        if value & bit != 0 && cpuid::has(sys, feature) {
+            unknown &= !bit;
+        }
+    }
+    unknown == 0
+}
 
 /// MOV from a control register.
 pub(super) fn read_cr(sys: &mut Sys<'_>, index: usize) -> Fault<u64> {
@@ -154,7 +170,7 @@ fn write_cr3(sys: &mut Sys<'_>, value: u64) -> Fault {
 
 fn write_cr4(sys: &mut Sys<'_>, value: u64) -> Fault {
     let bad = Err(Exception::gp(0));
-    if value & !CR4_BITS != 0 {
+    if !cr4_exists(sys, value & !sys.state.cr4) {
         return bad;
     }
     let state = &sys.state;
@@ -227,6 +243,12 @@ pub(super) fn read_dr(sys: &mut Sys<'_>, index: usize) -> Fault<u64> {
 /// MOV to a debug register.
 pub(super) fn write_dr(sys: &mut Sys<'_>, index: usize, value: u64) -> Fault {
     let index = debug_index(sys, index)?;
+    // Outside of 64-bit mode the operand has 32 bits.
+    let value = if sys.state.code64() {
+        value
+    } else {
+        value & 0xffff_ffff
+    };
     if index >= 6 && value >> 32 != 0 {
         return Err(Exception::gp(0));
     }

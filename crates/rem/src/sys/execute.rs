@@ -364,7 +364,8 @@ fn table_size(insn: &Instruction) -> usize {
 }
 
 fn idle(sys: &mut Sys<'_>, insn: &Instruction) -> Fault {
-    if sys.v86() || sys.state.cpl() != 0 {
+    let shown = cpuid::has(sys, cpuid::feature::MONITOR);
+    if !shown || sys.v86() || sys.state.cpl() != 0 {
         return Err(Exception::ud());
     }
     if insn.mnemonic() == M::Monitor {

@@ -13,6 +13,8 @@ const COMMON: u64 = rflags::ARITH | rflags::TF | rflags::DF | rflags::NT;
 
 /// IRET with operand size `size`.
 pub(super) fn iret(sys: &mut Sys<'_>, size: usize, next_rip: u64) -> Fault<Flow> {
+    // Even when it faults (SDM vol. 3, 6.7.1).
+    sys.state.nmi_blocked = false;
     if !sys.state.protected() {
         if sys.v86() {
             from_v86(sys, size)?;
@@ -27,7 +29,6 @@ pub(super) fn iret(sys: &mut Sys<'_>, size: usize, next_rip: u64) -> Fault<Flow>
     } else {
         protected(sys, size)?;
     }
-    sys.state.nmi_blocked = false;
     Ok(Flow::Jump)
 }
 

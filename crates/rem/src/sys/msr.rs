@@ -1,15 +1,15 @@
 //! Model-specific registers (SDM vol. 4), RDTSC and RDPMC.
 //!
-//! Unknown registers raise #GP, as on hardware. A few that operating systems read without asking
-//! CPUID first answer zero and swallow writes; see [`is_blank`].
+//! Unknown registers, and those of features that CPUID does not show, raise #GP, as on hardware. A
+//! few that operating systems touch without asking CPUID first answer zero and swallow writes; see
+//! [`is_blank`].
 
 use cpu::bits::{cr0, cr4, efer, msr};
 use cpu::{Exception, Fault, Seg};
 
+use super::cpuid::{Feature, feature, has};
 use super::operand::canonical;
 use super::{Flush, Sys};
-
-const EFER_BITS: u64 = efer::SCE | efer::LME | efer::LMA | efer::NXE;
 
 /// Eight variable ranges, fixed ranges, write combining.
 const MTRRCAP_VALUE: u64 = 8 | 1 << 8 | 1 << 10;
@@ -52,37 +52,103 @@ fn fixed_index(index: u32) -> Option<usize> {
     }
 }
 
-/// Registers of features that are not there but get touched anyway: platform id, performance
-/// state and counters, thermal, last-branch records, debug control, microcode update trigger, and
-/// the AMD configuration registers that AMD-aware systems read.
+/// Registers that read as zero and swallow writes: systems touch them without asking CPUID, or
+/// they belong to hardware that has nothing to say here. (SDM vol. 4, tables 2-2 to 2-4; APM
+/// vol. 2, appendix A.)
 fn is_blank(sys: &Sys<'_>, index: u32) -> bool {
-    const PLATFORM_ID: u32 = 0x17;
-    const EBL_CR_POWERON: u32 = 0x2a;
-    const BIOS_UPDT_TRIG: u32 = 0x79;
-    const PERF_STATUS: u32 = 0x198;
-    const THERM_STATUS: u32 = 0x19c;
-    const DEBUGCTL: u32 = 0x1d9;
-    const LAST_INT_TO: u32 = 0x1de;
     match index {
-        PLATFORM_ID | EBL_CR_POWERON | BIOS_UPDT_TRIG | 0xc1..=0xc4 | 0x186..=0x189 | 0x38f => true,
-        PERF_STATUS..=THERM_STATUS | DEBUGCTL..=LAST_INT_TO => true,
-        // FSB_FREQ, PLATFORM_INFO, prefetcher control, turbo ratios, RAPL.
-        0xcd | 0xce | 0x1a4 | 0x1ad | 0x606 | 0x611 | 0x619 | 0x639 | 0x641 => true,
-        // P5 machine check.
-        0 | 1 => true,
-        // SYSCFG, IORR, TOP_MEM, HWCR, NB_CFG, P-states, OSVW, patch loader, DE_CFG.
-        0xc001_0000..=0xc001_0007
-        | 0xc001_0010..=0xc001_001f
-        | 0xc001_0020
-        | 0xc001_0055
-        | 0xc001_0061..=0xc001_006b
-        | 0xc001_0111..=0xc001_0113
-        | 0xc001_0140
-        | 0xc001_0141
-        | 0xc001_1004..=0xc001_1005
-        | 0xc001_1020..=0xc001_102a => super::cpuid::is_amd(sys),
+        // The P5's machine-check pair, which later processors keep.
+        0 | 1 => has(sys, feature::MCE),
+        // Last branch and interrupt records: recording is never on.
+        LAST_BRANCH_FROM..=LAST_INT_TO => true,
+        _ if super::cpuid::is_amd(sys) => match index {
+            // K7 performance counters, system configuration, I/O range registers, top of memory,
+            // northbridge configuration, microcode loader, interrupt pending message.
+            0xc001_0000..=0xc001_0007
+            | 0xc001_0010
+            | 0xc001_0016..=0xc001_001f
+            | 0xc001_0020
+            | 0xc001_0055 => true,
+            // P-states, SMM base, address and mask.
+            0xc001_0061..=0xc001_006b | 0xc001_0111..=0xc001_0113 => true,
+            // Errata (OSVW): none is reported.
+            0xc001_0140 | 0xc001_0141 => true,
+            // CPUID overrides and core configuration.
+            0xc001_1004..=0xc001_1005 | 0xc001_1020..=0xc001_102a => true,
+            _ => false,
+        },
+        // PLATFORM_ID, EBL_CR_POWERON, BIOS_UPDT_TRIG; P6 counters and their events.
+        0x17 | 0x2a | 0x79 | 0xc1 | 0xc2 | 0x186 | 0x187 => true,
+        // FSB_FREQ; performance state, clock modulation and thermal registers; TEMPERATURE_TARGET.
+        0xcd | 0x198..=0x19d | 0x1a2 => true,
+        // Prefetchers, turbo ratios, energy counters (units, package, DRAM, cores, graphics).
+        0x1a4 | 0x1ad | 0x606 | 0x611 | 0x619 | 0x639 | 0x641 => true,
         _ => false,
     }
+}
+
+const LAST_BRANCH_FROM: u32 = 0x1db;
+const LAST_INT_TO: u32 = 0x1de;
+/// Ratio of the TSC to a bus clock of 100 MHz, in bits 15:8 (SDM vol. 4, Nehalem and later).
+const PLATFORM_INFO: u32 = 0xce;
+/// AMD hardware configuration; bit 24: the TSC counts at the rate of P-state 0 (APM vol. 2, A).
+const HWCR: u32 = 0xc001_0015;
+const HWCR_VALUE: u64 = 1 << 24;
+/// MISC_ENABLE: no branch trace store, no precise event sampling.
+const MISC_ENABLE_ONES: u64 = 1 << 11 | 1 << 12;
+/// DEBUGCTL bits that are kept: LBR, BTF.
+const DEBUGCTL_BITS: u64 = 3;
+
+/// What CPUID must show for a register to exist, if it depends on a feature.
+fn belongs_to(index: u32) -> Option<Feature> {
+    Some(match index {
+        msr::TSC => feature::TSC,
+        msr::TSC_ADJUST => feature::TSC_ADJUST,
+        MPERF | APERF => feature::APERF,
+        msr::MTRRCAP | msr::MTRR_DEF_TYPE | msr::MTRR_PHYSBASE0..=0x20f => feature::MTRR,
+        _ if fixed_index(index).is_some() => feature::MTRR,
+        msr::SYSENTER_CS..=msr::SYSENTER_EIP => feature::SEP,
+        msr::MCG_CAP | msr::MCG_STATUS => feature::MCA,
+        msr::PAT => feature::PAT,
+        msr::STAR => feature::SYSCALL,
+        msr::LSTAR..=msr::SFMASK | msr::FS_BASE..=msr::KERNEL_GS_BASE => feature::LM,
+        msr::TSC_AUX => feature::RDTSCP,
+        _ => return None,
+    })
+}
+
+const MPERF: u32 = 0xe7;
+const APERF: u32 = 0xe8;
+
+/// Whether the processor that CPUID describes has the register at all.
+fn exists(sys: &Sys<'_>, index: u32) -> bool {
+    let amd = || super::cpuid::is_amd(sys);
+    match index {
+        msr::FEATURE_CONTROL | msr::MISC_ENABLE | PLATFORM_INFO => !amd(),
+        HWCR => amd(),
+        msr::EFER => efer_bits(sys) != 0,
+        _ => belongs_to(index).is_none_or(|f| has(sys, f)),
+    }
+}
+
+/// Bits of EFER that the features of CPUID bring along.
+fn efer_bits(sys: &Sys<'_>) -> u64 {
+    let mut bits = 0;
+    for (bit, f) in [
+        (efer::SCE, feature::SYSCALL),
+        (efer::LME | efer::LMA, feature::LM),
+        (efer::NXE, feature::NX),
+    ] {
+        if has(sys, f) {
+            bits |= bit;
+        }
+    }
+    bits
+}
+
+/// The time-stamp counter's rate in MHz, as the hypervisor leaf tells it; 0 when it does not.
+fn tsc_mhz(sys: &Sys<'_>) -> u64 {
+    u64::from(sys.bus.cpuid(sys.cpu, 0x4000_0010, 0)[0] / 1000)
 }
 
 /// Value of an MSR.
@@ -90,9 +156,14 @@ fn is_blank(sys: &Sys<'_>, index: u32) -> bool {
 /// # Errors
 /// #GP(0) for one that does not exist.
 fn read(sys: &mut Sys<'_>, index: u32) -> Fault<u64> {
+    if !exists(sys, index) {
+        return bad();
+    }
     let s = &*sys.state;
     Ok(match index {
         msr::TSC => tsc(sys),
+        // The clock never slows down: both run at the TSC's rate.
+        MPERF | APERF => tsc(sys),
         msr::APIC_BASE | msr::TSC_DEADLINE | msr::X2APIC_FIRST..=msr::X2APIC_LAST => {
             match sys.bus.apic_msr_read(sys.cpu, index) {
                 Some(value) => value,
@@ -109,7 +180,10 @@ fn read(sys: &mut Sys<'_>, index: u32) -> Fault<u64> {
         msr::SYSENTER_EIP => s.sysenter_eip,
         // No machine-check banks.
         msr::MCG_CAP | msr::MCG_STATUS => 0,
-        msr::MISC_ENABLE => s.misc_enable,
+        msr::MISC_ENABLE => s.misc_enable | MISC_ENABLE_ONES,
+        msr::DEBUGCTL => s.debugctl,
+        PLATFORM_INFO => ((tsc_mhz(sys) / 100) & 0xff) << 8,
+        HWCR => HWCR_VALUE,
         msr::PAT => s.pat,
         msr::MTRR_DEF_TYPE => s.mtrr_def,
         msr::EFER => s.efer,
@@ -141,6 +215,18 @@ fn variable(index: u32) -> Option<(usize, usize)> {
     (i < 16).then_some((i / 2, i % 2))
 }
 
+/// Reserved bits of a variable range's base (part 0: type in the low byte) and mask (part 1: valid
+/// bit 11), SDM vol. 3, 12.11.2.3.
+fn variable_is_valid(part: usize, value: u64) -> bool {
+    let low = value & 0xfff;
+    value >> super::walk::PHYS_BITS == 0
+        && if part == 0 {
+            low < 0x100 && memory_types(low, false)
+        } else {
+            low & !0x800 == 0
+        }
+}
+
 /// Whether all eight bytes are memory types; `uc_minus` is one only for PAT.
 fn memory_types(value: u64, uc_minus: bool) -> bool {
     value
@@ -154,6 +240,9 @@ fn memory_types(value: u64, uc_minus: bool) -> bool {
 /// # Errors
 /// #GP(0) for one that does not exist, is read-only, or does not take the value.
 fn write(sys: &mut Sys<'_>, index: u32, value: u64) -> Fault {
+    if !exists(sys, index) {
+        return bad();
+    }
     let needs_canonical = matches!(
         index,
         msr::SYSENTER_ESP
@@ -191,6 +280,15 @@ fn write(sys: &mut Sys<'_>, index: u32, value: u64) -> Fault {
         msr::SYSENTER_EIP => s.sysenter_eip = value,
         msr::MCG_STATUS if value == 0 => {}
         msr::MISC_ENABLE => s.misc_enable = value,
+        // Bits for tracing and counters that are not there are swallowed, as on a processor where
+        // they count nothing; bits that no processor has fault.
+        msr::DEBUGCTL => {
+            if value >> 16 != 0 {
+                return bad();
+            }
+            s.debugctl = value & DEBUGCTL_BITS;
+        }
+        HWCR => {}
         msr::PAT => {
             if !memory_types(value, true) {
                 return bad();
@@ -229,6 +327,9 @@ fn write(sys: &mut Sys<'_>, index: u32, value: u64) -> Fault {
                 }
                 s.mtrr_fixed[i] = value;
             } else if let Some((range, part)) = variable(index) {
+                if !variable_is_valid(part, value) {
+                    return bad();
+                }
                 s.mtrr_var[range][part] = value;
             } else if !is_blank(sys, index) {
                 return bad();
@@ -241,7 +342,7 @@ fn write(sys: &mut Sys<'_>, index: u32, value: u64) -> Fault {
 fn write_efer(sys: &mut Sys<'_>, value: u64) -> Fault {
     let old = sys.state.efer;
     let paging = sys.state.cr0 & cr0::PG != 0;
-    if value & !EFER_BITS != 0 || paging && (old ^ value) & efer::LME != 0 {
+    if value & !efer_bits(sys) != 0 || paging && (old ^ value) & efer::LME != 0 {
         return bad();
     }
     sys.state.efer = value & !efer::LMA | old & efer::LMA;

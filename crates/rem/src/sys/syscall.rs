@@ -76,7 +76,8 @@ pub(super) fn sysret(sys: &mut Sys<'_>, wide: bool) -> Fault<Flow> {
     }
     sys.need_cpl0()?;
     let target = sys.state.gpr[1];
-    if wide && !canonical(target) {
+    // AMD-compatible processors find out at the first fetch, at level 3.
+    if wide && !canonical(target) && !super::cpuid::is_amd(sys) {
         return Err(Exception::gp(0));
     }
     let base = (sys.state.star >> 48) as u16;
@@ -96,8 +97,18 @@ pub(super) fn sysret(sys: &mut Sys<'_>, wide: bool) -> Fault<Flow> {
     Ok(Flow::Jump)
 }
 
+/// SYSENTER and SYSEXIT are #UD in long mode on AMD-compatible processors (APM vol. 2, 6.1.2).
+fn need_sysenter(sys: &Sys<'_>) -> Fault {
+    if sys.state.long_mode() && super::cpuid::is_amd(sys) {
+        Err(Exception::ud())
+    } else {
+        Ok(())
+    }
+}
+
 /// SYSENTER.
 pub(super) fn sysenter(sys: &mut Sys<'_>) -> Fault<Flow> {
+    need_sysenter(sys)?;
     let sel = sys.state.sysenter_cs as u16;
     if sys.state.cr0 & cpu::bits::cr0::PE == 0 || sel & !3 == 0 {
         return Err(Exception::gp(0));
@@ -119,6 +130,7 @@ pub(super) fn sysenter(sys: &mut Sys<'_>) -> Fault<Flow> {
 
 /// SYSEXIT; `wide` with REX.W: back to 64-bit code.
 pub(super) fn sysexit(sys: &mut Sys<'_>, wide: bool) -> Fault<Flow> {
+    need_sysenter(sys)?;
     let sel = sys.state.sysenter_cs as u16;
     if sys.state.cr0 & cpu::bits::cr0::PE == 0 || sel & !3 == 0 {
         return Err(Exception::gp(0));

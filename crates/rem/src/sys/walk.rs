@@ -5,8 +5,8 @@ use cpu::{Exception, Fault, State};
 use pgm::PhysMap;
 
 /// Width of guest-physical addresses that paging accepts: entries with higher address bits set
-/// are malformed. CPUID leaf 8000_0008 may say this or less.
-pub const PHYS_BITS: u32 = 46;
+/// are malformed. CPUID leaf 8000_0008 says the same.
+pub const PHYS_BITS: u32 = 40;
 
 /// Bits of a paging-structure entry.
 pub mod entry {

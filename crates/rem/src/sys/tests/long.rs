@@ -113,8 +113,10 @@ fn syscall_and_sysret() {
     m.state.cstar = 0x5_0000;
     m.ok(&[0x0f, 0x05]);
     assert_eq!(m.state.rip, 0x5_0000);
-    // A return address that is not canonical faults at level 0.
+    // A return address that is not canonical faults at level 0, on Intel's processors.
     m.state.gpr[1] = 1 << 47;
+    m.bus.amd = false;
+    m.load(Seg::Cs, sel::CODE64);
     assert_eq!(m.fault(&[0x48, 0x0f, 0x07]), (Vector::Gp, 0));
     m.state.efer &= !efer::SCE;
     assert_eq!(m.fault(&[0x0f, 0x05]).0, Vector::Ud);

@@ -80,6 +80,8 @@ pub struct Devices {
     pub log: Mutex<Vec<String>>,
     signals: Arc<Signals>,
     pub amd: bool,
+    /// A processor without any feature.
+    pub plain: bool,
 }
 
 impl Devices {
@@ -131,8 +133,12 @@ impl Bus for Devices {
     }
     fn cpuid(&self, _: usize, leaf: u32, _: u32) -> [u32; 4] {
         match leaf {
+            _ if self.plain => [0; 4],
             0 if self.amd => [0xd, u32::from_le_bytes(*b"Auth"), 0, 0],
             0xd => [7, 0, 832, 0],
+            // Everything there is, but for MONITOR and the APERF pair.
+            1 => [leaf, 0, !(1 << 3), !0],
+            7 | 0x8000_0001 => [leaf, !0, !0, !0],
             _ => [leaf, 0, 0, 0],
         }
     }

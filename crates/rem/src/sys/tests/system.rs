@@ -32,8 +32,6 @@ fn msrs_keep_what_was_written() {
         msr::SYSENTER_EIP,
         msr::SYSENTER_ESP,
         msr::STAR,
-        0x201,
-        0x20f,
     ] {
         wrmsr(&mut m, index, canonical).unwrap();
         assert_eq!(rdmsr(&mut m, index), Ok(canonical), "{index:#x}");
@@ -49,6 +47,20 @@ fn msrs_keep_what_was_written() {
     assert!(wrmsr(&mut m, 0x250, 7).is_err());
     assert!(wrmsr(&mut m, msr::PAT, 2).is_err());
     wrmsr(&mut m, msr::PAT, 0x0007_0106_0007_0106).unwrap();
+    for (index, value) in [(0x200, 0xff_1234_5006), (0x201, 0xff_1234_5800)] {
+        wrmsr(&mut m, index, value).unwrap();
+        assert_eq!(rdmsr(&mut m, index), Ok(value));
+    }
+    // A type that is none, reserved bits, an address that is too wide.
+    for (index, value) in [(0x200, 2), (0x200, 0x100), (0x20f, 1), (0x20f, 1 << 40)] {
+        assert!(
+            wrmsr(&mut m, index, value).is_err(),
+            "{index:#x} {value:#x}"
+        );
+    }
+    wrmsr(&mut m, msr::DEBUGCTL, 3).unwrap();
+    assert_eq!(rdmsr(&mut m, msr::DEBUGCTL), Ok(3));
+    assert!(wrmsr(&mut m, msr::DEBUGCTL, 1 << 16).is_err());
     assert!(rdmsr(&mut m, 0x1234_5678).is_err());
     assert!(rdmsr(&mut m, 0xc001_0015).is_err());
     assert_eq!(rdmsr(&mut m, msr::APIC_BASE), Ok(0xfee0_0900));
@@ -308,4 +320,47 @@ fn xsetbv_and_xgetbv() {
     m.state.gpr[0] = 1;
     m.ok(&[0x0f, 0xa2]);
     assert_ne!(m.state.gpr[1] & 1 << 27, 0);
+}
+
+#[test]
+fn registers_of_absent_features_do_not_exist() {
+    let mut m = Machine::long();
+    // TSC_AUX is there, APERF is not shown, FEATURE_CONTROL is Intel's, HWCR AMD's.
+    assert!(rdmsr(&mut m, msr::TSC_AUX).is_ok());
+    assert!(rdmsr(&mut m, 0xe8).is_err());
+    assert!(rdmsr(&mut m, msr::MISC_ENABLE).is_ok());
+    assert!(rdmsr(&mut m, 0xc001_0015).is_err());
+    m.bus.amd = true;
+    assert!(rdmsr(&mut m, msr::MISC_ENABLE).is_err());
+    assert_eq!(rdmsr(&mut m, 0xc001_0015), Ok(1 << 24));
+
+    let mut m = Machine::protected();
+    m.bus.plain = true;
+    for index in [msr::TSC, msr::EFER, msr::PAT, msr::STAR, msr::MTRRCAP] {
+        assert!(rdmsr(&mut m, index).is_err(), "{index:#x}");
+    }
+    for bit in 0..32 {
+        m.state.gpr[0] = 1 << bit;
+        assert_eq!(
+            m.fault(&[0x0f, 0x22, 0xe0]),
+            (Vector::Gp, 0),
+            "CR4 bit {bit}"
+        );
+    }
+}
+
+#[test]
+fn amd_processors_have_no_sysenter_in_long_mode() {
+    let mut m = Machine::long();
+    m.state.sysenter_cs = u64::from(sel::CODE0);
+    m.bus.amd = true;
+    assert_eq!(m.fault(&[0x0f, 0x34]), (Vector::Ud, 0));
+    assert_eq!(m.fault(&[0x0f, 0x35]), (Vector::Ud, 0));
+}
+
+#[test]
+fn monitor_is_there_only_when_cpuid_says_so() {
+    let mut m = Machine::protected();
+    assert_eq!(m.fault(&[0x0f, 0x01, 0xc8]), (Vector::Ud, 0));
+    assert_eq!(m.fault(&[0x0f, 0x01, 0xc9]), (Vector::Ud, 0));
 }
