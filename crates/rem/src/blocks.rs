@@ -489,6 +489,11 @@ impl Blocks {
 }
 
 impl Block {
+    /// Bytes of guest code.
+    pub fn guest_len(&self) -> u64 {
+        self.spans.iter().map(|(start, end)| end - start).sum()
+    }
+
     fn overlaps(&self, offset: u64, len: u64) -> bool {
         self.spans
             .iter()
