@@ -5,14 +5,17 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::Error;
 use crate::cache::Cache;
-use crate::ctx::{self, Call, Ctx, JC_TABLES, SLOTS};
-use crate::emit::{Code, T0, T1};
+use crate::ctx::{Ctx, JC_TABLES, JcTable, SLOTS};
 use crate::mode::Mode;
 use crate::site::{Exec, Link, Site, Wire};
-use crate::translate::{ArgKind, Translation};
+use crate::translate::{ArgKind, PARKED, Translation};
 
-/// What names a translation: RAM offset of its first byte, offset in CS, mode number.
+/// What names a translation: RAM offset of its first byte, offset in CS, mode number ([`SPLIT`] set
+/// for split ones).
 pub type Key = (u64, u64, u32);
+
+/// Mark in a [`Key`]'s mode number: no clusters.
+pub const SPLIT: u32 = 1 << 31;
 
 /// A fast hash for short integer keys.
 #[derive(Default, Clone)]
@@ -49,7 +52,9 @@ pub struct Block {
     pub rip: u64,
     entry: u32,
     entry_poll: u32,
-    indirect: Option<u32>,
+    entry_parked: u32,
+    /// RAM ranges beyond its own bytes that it depends on.
+    peeks: Vec<(u64, u64)>,
     start: u32,
     end: u32,
     map: Vec<(u32, u16)>,
@@ -253,6 +258,9 @@ impl Blocks {
         let start = self.cache.push(&t.code).ok_or(Error::CodeCacheFull)?;
         for s in &mut t.sites {
             s.block = id;
+            if let Some(c) = &mut s.cluster {
+                c.link += bases[2] as u32;
+            }
             s.probe += start;
             s.resume += start;
             s.done += start;
@@ -284,6 +292,11 @@ impl Blocks {
             }
             self.by_page.entry(*page).or_default().push(id);
         }
+        let peeks = t
+            .peeks
+            .iter()
+            .map(|(from, to)| (pages[0] + u64::from(*from), pages[0] + u64::from(*to)))
+            .collect();
         self.translated += 1;
         self.guest_bytes += u64::from(t.guest_len);
         self.by_key.insert(key, id);
@@ -295,7 +308,8 @@ impl Blocks {
             rip: key.1,
             entry: start + t.entry,
             entry_poll: start + t.entry_poll,
-            indirect: None,
+            entry_parked: start + t.entry_parked,
+            peeks,
             start,
             end: start + t.code.len() as u32,
             map: t.map,
@@ -308,7 +322,12 @@ impl Blocks {
     /// page stays mapped over CR3 loads.
     pub fn wire(&mut self, ctx: &mut Ctx, link: u32, target: u32, global: bool) -> u64 {
         let l = self.links[link as usize];
-        let host = self.entry(target, l.poll);
+        let host = if l.parked {
+            self.cache
+                .address(self.blocks[target as usize].entry_parked)
+        } else {
+            self.entry(target, l.poll)
+        };
         if !self.blocks[l.block as usize].valid {
             return host;
         }
@@ -340,8 +359,7 @@ impl Blocks {
         }
     }
 
-    /// Lets indirect jumps to `target` find block `id`; returns the address of its indirect entry,
-    /// which verifies the target in T0.
+    /// Lets indirect jumps to `target` find block `id`.
     pub fn add_indirect(
         &mut self,
         ctx: &mut Ctx,
@@ -349,47 +367,19 @@ impl Blocks {
         target: u64,
         id: u32,
         global: bool,
-    ) -> Option<u64> {
-        let at = match self.blocks[id as usize].indirect {
-            Some(at) => at,
-            None => {
-                let at = self.make_indirect(id)?;
-                self.blocks[id as usize].indirect = Some(at);
-                at
-            }
-        };
-        let host = self.cache.address(at);
+    ) {
         let index = target as u16;
-        ctx.jc[table][usize::from(index)] = host;
+        let jc = &mut ctx.jc[table];
+        jc.tag[usize::from(index)] = target;
+        jc.host[usize::from(index)] = self.cache.address(self.blocks[id as usize].entry_parked);
         self.live_jc.push((table as u8, index, global));
-        Some(host)
-    }
-
-    /// Code that goes to the block when T0 is its offset, and to the slow path otherwise, without
-    /// touching flags.
-    fn make_indirect(&mut self, id: u32) -> Option<u32> {
-        let b = &self.blocks[id as usize];
-        let mut c = Code::default();
-        c.imm(T1, b.rip.wrapping_neg());
-        c.lea(true, T1, Some(T1), Some((T0, 1)), 0);
-        c.put(&[0x49, 0x87, 0xcb]); // xchg rcx, r11
-        c.jrcxz(true, 11); // over: xchg (3) + jmp gs:[] (8)
-        c.put(&[0x49, 0x87, 0xcb]);
-        c.jmp_gs(ctx::thunk(Call::Jump));
-        c.put(&[0x49, 0x87, 0xcb]);
-        let jump = c.jmp();
-        let entry = b.entry_poll;
-        let at = self.cache.push(&c.bytes)?;
-        self.cache.patch(at + jump, entry);
-        Some(at)
     }
 
     fn clear_jc(&mut self, ctx: &mut Ctx, drop: impl Fn(usize, bool) -> bool) {
-        let miss = ctx.thunks[Call::Jump as usize];
         self.live_jc.retain(|(table, index, global)| {
             let drop = drop(usize::from(*table), *global);
             if drop {
-                ctx.jc[usize::from(*table)][usize::from(*index)] = miss;
+                clear_entry(&mut ctx.jc[usize::from(*table)], *index);
             }
             !drop
         });
@@ -451,18 +441,14 @@ impl Blocks {
         let b = &mut self.blocks[id as usize];
         b.valid = false;
         let incoming = std::mem::take(&mut b.incoming);
-        let (key, pages, rip, indirect) = (b.key, b.pages, b.rip, b.indirect.take());
+        let (key, pages, rip, entry_parked) = (b.key, b.pages, b.rip, b.entry_parked);
         for link in incoming {
             self.unwire(ctx, link);
         }
-        if let Some(at) = indirect {
-            let host = self.cache.address(at);
-            let miss = ctx.thunks[Call::Jump as usize];
-            for table in &mut ctx.jc {
-                let e = &mut table[usize::from(rip as u16)];
-                if *e == host {
-                    *e = miss;
-                }
+        let host = self.cache.address(entry_parked);
+        for table in &mut ctx.jc {
+            if table.host[usize::from(rip as u16)] == host {
+                clear_entry(table, rip as u16);
             }
         }
         if self.by_key.get(&key) == Some(&id) {
@@ -479,24 +465,27 @@ impl Blocks {
     }
 
     /// Offset in CS of the instruction that the host executes at cache offset `at`.
-    pub fn guest_rip(&self, at: u32) -> Option<u64> {
+    ///
+    /// True: the arithmetic flags are parked there.
+    pub fn guest_rip(&self, at: u32) -> Option<(u64, bool)> {
         let n = self.blocks.partition_point(|b| b.start <= at);
         let b = self.blocks[..n].last().filter(|b| at < b.end)?;
         let m = b.map.partition_point(|(host, _)| *host <= at);
         let (_, delta) = b.map[..m].last()?;
-        Some(b.rip + u64::from(*delta))
+        Some((b.rip + u64::from(delta & !PARKED), delta & PARKED != 0))
     }
 }
 
-impl Block {
-    /// Bytes of guest code.
-    pub fn guest_len(&self) -> u64 {
-        self.spans.iter().map(|(start, end)| end - start).sum()
-    }
+/// Makes an entry empty.
+fn clear_entry(table: &mut JcTable, index: u16) {
+    table.tag[usize::from(index)] = u64::from(index ^ 1);
+}
 
+impl Block {
     fn overlaps(&self, offset: u64, len: u64) -> bool {
         self.spans
             .iter()
+            .chain(&self.peeks)
             .any(|(start, end)| *start < offset + len && offset < *end)
     }
 }

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use cpu::bits::{debugctl, dr6, rflags};
-use cpu::{Bus, Exception, Exit, Fault, RunState, Signals, signal};
+use cpu::bits::rflags;
+use cpu::{Bus, Exception, Exit, Fault, RunState, Signals, Vector, signal};
 use pgm::{PageFlags, PhysMap};
 
 use crate::Error;
-use crate::blocks::{Blocks, Invalidated};
+use crate::blocks::{Blocks, Invalidated, Key, SPLIT};
 use crate::ctx::Ctx;
-use crate::debug::Watches;
 use crate::mode::{Mode, fast_limits};
 use crate::peers::{Peer, Peers, Unwrite};
 use crate::sys::{self, Event, Flush, Sys};
@@ -84,16 +83,6 @@ pub struct Core {
     pub exit: Option<Exit>,
     /// The instruction that runs was started with TF set.
     pub step: bool,
-    /// Where it is, and where the next one is: with BTF only branches trap.
-    stepped: (u64, u64),
-    /// DR6 bits of breakpoints that the instruction hit.
-    pub debug: u64,
-    /// It loaded SS: traps after it wait for the next one (SDM vol. 3, 6.8.3).
-    pub inhibit: bool,
-    /// The next instruction goes into a block of its own.
-    pub single: bool,
-    /// Debug registers that watches were made from.
-    watched: ([u64; 8], bool),
     /// Pieces of the access in the bounce buffer: place, bytes.
     pub bounce: Vec<(Place, usize)>,
     /// There is one piece, and it is written where it is: only to be reported.
@@ -128,11 +117,6 @@ impl Core {
             jc_table: 0,
             exit: None,
             step: false,
-            stepped: (0, 0),
-            debug: 0,
-            inhibit: false,
-            single: false,
-            watched: ([0; 8], false),
             bounce: Vec::new(),
             in_place: false,
             global: false,
@@ -157,11 +141,9 @@ impl Core {
             bus: self.bus.as_ref(),
             cpu: self.cpu,
             flush: Flush::None,
-            debug: 0,
         };
         let result = f(&mut sys);
         let flush = sys.flush;
-        self.debug |= sys.debug;
         self.mmu.sync(&ctx.state);
         self.flush(ctx, flush);
         self.forget_written(ctx);
@@ -206,9 +188,6 @@ impl Core {
     pub fn raise(&mut self, ctx: &mut Ctx, e: Exception, rip: u64) {
         self.stats.exceptions += 1;
         self.step = false;
-        // An instruction that faults is made again, and hits again.
-        self.debug = 0;
-        self.mmu.hits = 0;
         ctx.state.rip = rip;
         self.deliver(ctx, Event::Exception(e));
     }
@@ -263,7 +242,9 @@ impl Core {
     }
 
     /// Flushes and code writes that others asked for.
-    pub fn attend_memory(&mut self, ctx: &mut Ctx) {
+    ///
+    /// True if there were any: host addresses that the block found before may be stale.
+    pub fn attend_memory(&mut self, ctx: &mut Ctx) -> bool {
         let bits = self.signals.take(signal::FLUSH | signal::CODE);
         if bits & signal::FLUSH != 0 {
             self.flush(ctx, Flush::All);
@@ -279,13 +260,15 @@ impl Core {
             }
             self.peers.stand_aside(&self.peer);
         }
+        bits != 0
     }
 
     /// Carries out what other engines wait for.
-    fn answer(&mut self, ctx: &mut Ctx) {
+    fn answer(&mut self, ctx: &mut Ctx) -> bool {
         let (mmu, tlb) = (&mut self.mmu, &mut ctx.tlb);
+        let mut any = true;
         self.peer.answer(|what| match what {
-            Unwrite::Nothing => {}
+            Unwrite::Nothing => any = false,
             Unwrite::Pages(pages) => {
                 for page in pages {
                     mmu.flush_writes(tlb, page);
@@ -293,6 +276,7 @@ impl Core {
             }
             Unwrite::All => mmu.flush_all_writes(tlb),
         });
+        any
     }
 
     /// The guest spins. Whom it waits for may have no host core: every now and then it gets ours.
@@ -303,11 +287,14 @@ impl Core {
         }
     }
 
-    /// All other engines stand still until the next [`Core::together`].
-    pub fn alone(&mut self, ctx: &mut Ctx) {
+    /// All other engines stand still until the next [`Core::together`]. True: on the way there
+    /// this one did something for them, so that host addresses that the block found may be stale.
+    pub fn alone(&mut self, ctx: &mut Ctx) -> bool {
         let (peers, peer) = (self.peers.clone(), self.peer.clone());
         self.stats.alone += 1;
-        peers.alone(&peer, || self.answer(ctx));
+        let mut answered = false;
+        peers.alone(&peer, || answered |= self.answer(ctx));
+        answered
     }
 
     /// The other engines go on, should this one have been alone.
@@ -323,14 +310,16 @@ impl Core {
             if self.exit.is_some() {
                 break thunks::exit_address();
             }
-            let inhibit = std::mem::take(&mut self.inhibit);
-            if self.step || self.debug | self.mmu.hits != 0 {
-                let traps = self.traps(ctx, inhibit);
-                if traps != 0 {
-                    let rip = ctx.state.rip;
-                    self.raise(ctx, Exception::db(traps), rip);
-                    continue;
-                }
+            if std::mem::take(&mut self.step) {
+                // DR6.BS.
+                let e = Exception {
+                    vector: Vector::Db,
+                    code: 0,
+                    address: 1 << 14,
+                };
+                let rip = ctx.state.rip;
+                self.raise(ctx, e, rip);
+                continue;
             }
             if !self.attend(ctx) {
                 continue;
@@ -340,32 +329,10 @@ impl Core {
                 continue;
             }
             let shadow = std::mem::take(&mut ctx.state.shadow);
-            let mut single = std::mem::take(&mut self.single) | shadow;
-            // RF is for one instruction (SDM vol. 3, 17.3.1.1).
-            let resume = ctx.state.rflags & rflags::RF != 0;
-            ctx.state.rflags &= !rflags::RF;
-            if (ctx.state.dr[7] | self.watched.0[7]) & 0xff != 0 {
-                self.watch(ctx);
-                let at = Mode::of(&ctx.state).linear(ctx.state.rip);
-                if self.mmu.watches.code_on_page(at) {
-                    single = true;
-                    let hits = self.mmu.watches.at(at);
-                    if hits != 0 && !resume && !inhibit {
-                        let rip = ctx.state.rip;
-                        self.raise(ctx, Exception::db(hits), rip);
-                        continue;
-                    }
-                }
-            }
-            self.enter_mode(ctx, single);
+            self.enter_mode(ctx, shadow);
             match self.block_at(ctx, ctx.state.rip) {
                 Ok(Some(block)) => {
                     self.step = ctx.state.rflags & rflags::TF != 0;
-                    if self.step {
-                        let rip = ctx.state.rip;
-                        let len = self.blocks.block(block).guest_len();
-                        self.stepped = (rip, rip.wrapping_add(len) & self.mode.ip_mask());
-                    }
                     break self.blocks.entry(block, false);
                 }
                 Ok(None) => {}
@@ -377,44 +344,6 @@ impl Core {
         };
         ctx.hflags = ctx.state.rflags;
         host
-    }
-
-    /// DR6 bits of the traps that follow the last instruction. `inhibit`: it loaded SS, and
-    /// breakpoints that it hit are kept for the next one.
-    fn traps(&mut self, ctx: &Ctx, inhibit: bool) -> u64 {
-        let mut traps = self.debug | self.mmu.hits;
-        (self.debug, self.mmu.hits) = (0, 0);
-        let step = std::mem::take(&mut self.step);
-        if inhibit {
-            self.debug = traps;
-            return 0;
-        }
-        let rip = ctx.state.rip;
-        let went_on = rip == self.stepped.0 || rip == self.stepped.1;
-        if step && !(ctx.state.debugctl & debugctl::BTF != 0 && went_on) {
-            traps |= dr6::BS;
-        }
-        traps
-    }
-
-    /// Makes the watches those of the debug registers.
-    fn watch(&mut self, ctx: &mut Ctx) {
-        let mut now = (ctx.state.dr, ctx.state.long_mode());
-        now.0[6] = 0;
-        if now == self.watched {
-            return;
-        }
-        self.watched = now;
-        let watches = Watches::of(&now.0, now.1);
-        if watches != self.mmu.watches {
-            self.mmu.watches = watches;
-            self.flush(ctx, Flush::All);
-        }
-    }
-
-    /// Whether the instruction at offset `rip` needs a look before it runs.
-    pub fn breaks(&self, rip: u64) -> bool {
-        self.mode.debug() && self.mmu.watches.code_on_page(self.mode.linear(rip))
     }
 
     /// Makes the mode of `ctx.state` the current one.
@@ -437,6 +366,18 @@ impl Core {
     /// # Errors
     /// What the instruction fetch raises.
     pub fn block_at(&mut self, ctx: &mut Ctx, rip: u64) -> Fault<Option<u32>> {
+        self.find(ctx, rip, false)
+    }
+
+    /// Like [`Core::block_at`] for the translation without clusters of accesses.
+    ///
+    /// # Errors
+    /// What the instruction fetch raises.
+    pub fn split_at(&mut self, ctx: &mut Ctx, rip: u64) -> Fault<Option<u32>> {
+        self.find(ctx, rip, true)
+    }
+
+    fn find(&mut self, ctx: &mut Ctx, rip: u64, split: bool) -> Fault<Option<u32>> {
         let linear = self.mode.linear(rip);
         if self.mode.code64() && !sys::canonical(linear) || rip > self.mode.cs_limit {
             return Err(Exception::gp(0));
@@ -449,7 +390,7 @@ impl Core {
             )));
             return Ok(None);
         };
-        let key = (offset, rip, self.mode_id);
+        let key = self.key(offset, rip, split);
         if let Some(id) = self.blocks.find(key) {
             match self.blocks.second_page(id) {
                 None => return Ok(Some(id)),
@@ -461,7 +402,11 @@ impl Core {
                 }
             }
         }
-        self.translate(ctx, rip, linear, offset)
+        self.translate(ctx, rip, linear, offset, split)
+    }
+
+    fn key(&self, offset: u64, rip: u64, split: bool) -> Key {
+        (offset, rip, self.mode_id | if split { SPLIT } else { 0 })
     }
 
     fn translate(
@@ -470,31 +415,33 @@ impl Core {
         rip: u64,
         linear: u64,
         offset: u64,
+        split: bool,
     ) -> Fault<Option<u32>> {
         if !self.blocks.has_room() {
             self.forget_all(ctx);
             self.enter_mode_again(ctx);
         }
-        let in_page = (0x1000 - (linear & 0xfff)) as usize;
-        let mut bytes = vec![0; in_page + MAX_INSN];
+        let at = (linear & 0xfff) as usize;
+        let in_page = 0x1000 - at;
+        let mut code = vec![0; 0x1000 + MAX_INSN];
         // The flag goes up before the bytes are read: a write after that is reported.
         self.mark_code(ctx, offset & !0xfff);
-        self.mmu.ram().read(offset, &mut bytes[..in_page]);
+        self.mmu.ram().read(offset & !0xfff, &mut code[..0x1000]);
         let next = self
             .mode
             .linear(rip.wrapping_add(in_page as u64) & self.mode.ip_mask());
         let second = match self.mmu.fetch(next) {
             Ok((Place::Ram(o), _)) => {
-                self.mmu.ram().read(o, &mut bytes[in_page..]);
+                self.mmu.ram().read(o, &mut code[0x1000..]);
                 Some(o)
             }
             Ok(_) => {
-                bytes[in_page..].fill(0xff);
+                code[0x1000..].fill(0xff);
                 None
             }
             Err(e) => {
-                bytes.truncate(in_page);
-                if needs_more(&bytes, rip, &self.mode) {
+                code.truncate(0x1000);
+                if needs_more(&code[at..], rip, &self.mode) {
                     return Err(e);
                 }
                 None
@@ -503,9 +450,10 @@ impl Core {
         let input = Input {
             mode: self.mode,
             rip,
-            bytes: &bytes,
-            in_page,
+            code: &code,
+            at,
             jc_table: self.jc_table,
+            split,
         };
         let next_slot = self.blocks.next_slot();
         let t = translate::translate(&input, &mut || Blocks::take_slot(next_slot));
@@ -519,12 +467,12 @@ impl Core {
             self.mark_code(ctx, o & !0xfff);
             let mut now = [0; MAX_INSN];
             self.mmu.ram().read(o, &mut now);
-            if now[..] != bytes[in_page..] {
+            if now[..] != code[0x1000..] {
                 // Written before the flag was up: once more.
                 return Ok(None);
             }
         }
-        let key = (offset, rip, self.mode_id);
+        let key = self.key(offset, rip, split);
         match self.blocks.add(ctx, key, t, spans) {
             Ok(id) => Ok(Some(id)),
             Err(e) => {
@@ -549,7 +497,9 @@ impl Core {
         self.mmu.flush_writes(&mut ctx.tlb, page);
         self.stats.unwrites += 1;
         let (peers, peer) = (self.peers.clone(), self.peer.clone());
-        peers.unwrite(&peer, page, || self.answer(ctx));
+        peers.unwrite(&peer, page, || {
+            self.answer(ctx);
+        });
         let flags = self.mmu.ram().flags(page);
         flags.fetch_and(!PageFlags::WRITERS, SeqCst);
     }

@@ -11,8 +11,9 @@ use cpu::State;
 
 use crate::core::Core;
 
-/// Entries of one software TLB table, a power of two.
-pub const TLB_SIZE: usize = 4096;
+/// Entries of one software TLB table: as many as 16 bits of the page number tell apart, since that
+/// is how probes index it.
+pub const TLB_SIZE: usize = 1 << 16;
 /// Privilege classes with tables of their own.
 pub const CLASSES: usize = 3;
 /// Cross-page links that may exist at once.
@@ -21,6 +22,8 @@ pub const SLOTS: usize = 1 << 16;
 pub const JC_SIZE: usize = 1 << 16;
 /// Tables for indirect jumps; modes share them by turns.
 pub const JC_TABLES: usize = 4;
+/// Clusters of accesses a block may have.
+pub const CLUSTERS: usize = 8;
 /// Bytes of the bounce buffer: the largest access (64) at any offset below 64.
 pub const BOUNCE: usize = 128;
 
@@ -36,15 +39,29 @@ pub enum Class {
     User = 2,
 }
 
-/// One entry: the linear page it is for and where the host has that page. An empty entry's tag is
-/// a page that has another index, so it never matches.
-#[derive(Debug, Clone, Copy)]
+/// One table. Entry `n` says which linear page with these low bits it is for and where the host has
+/// it. An empty entry's tag is a page that has another index, so it never matches.
+#[derive(Debug)]
 #[repr(C)]
-pub struct TlbEntry {
-    /// Linear address of the page.
-    pub tag: u64,
-    /// Host address of the page.
-    pub host: u64,
+pub struct TlbTable {
+    /// Linear addresses of the pages.
+    pub tag: [u64; TLB_SIZE],
+    /// Host addresses of the pages.
+    pub host: [u64; TLB_SIZE],
+}
+
+/// All tables: class, read (0) or write (1).
+pub type Tables = [[TlbTable; 2]; CLASSES];
+
+/// A table for indirect jumps: entry `n` is for a target with these low bits. The tag of an empty
+/// entry has other low bits.
+#[derive(Debug)]
+#[repr(C)]
+pub struct JcTable {
+    /// Targets.
+    pub tag: [u64; JC_SIZE],
+    /// Host addresses of their translations.
+    pub host: [u64; JC_SIZE],
 }
 
 /// Kinds of calls from translated code into Rust.
@@ -89,10 +106,12 @@ pub struct Ctx {
     pub t1: u64,
     /// Host flags at the call, and those set on return.
     pub hflags: u64,
-    /// Arithmetic flags set aside by a memory access: AL is OF, AH the rest (LAHF).
+    /// Arithmetic flags parked while the host's are in use: AL is OF, AH the rest (LAHF).
     pub flagsave: u64,
     /// Temporaries of instruction sequences.
     pub tmp: [u64; 4],
+    /// Host addresses of clusters of accesses of the block that runs.
+    pub clusters: [u64; CLUSTERS],
     /// Addresses of the thunks, by [`Call`].
     pub thunks: [u64; CALLS],
     /// Signed limits for fast checks of readable segments: last valid offset, or -1 for "always
@@ -102,6 +121,8 @@ pub struct Ctx {
     pub limit_write: [i64; 6],
     /// The engine's Rust side.
     pub core: *mut Core,
+    /// The bits of an address that index the TLB tables.
+    pub tlb_mask: u64,
     /// Whether the host has AVX (thunks save 256-bit registers).
     pub avx: u32,
     /// Vector registers at the call.
@@ -110,12 +131,12 @@ pub struct Ctx {
     pub bounce: Bounce,
     /// The guest's state; general registers are current only inside calls.
     pub state: State,
-    /// Software TLBs: class, read (0) or write (1), entry.
-    pub tlb: [[[TlbEntry; TLB_SIZE]; 2]; CLASSES],
+    /// Software TLBs.
+    pub tlb: Tables,
     /// Targets of cross-page links.
     pub slots: [u64; SLOTS],
     /// Targets of indirect jumps.
-    pub jc: [[u64; JC_SIZE]; JC_TABLES],
+    pub jc: [JcTable; JC_TABLES],
 }
 
 /// The bounce buffer, aligned so that an access can keep its alignment.
@@ -145,11 +166,16 @@ pub const fn seg_limit(seg: usize, write: bool) -> i32 {
     (array + 8 * seg) as i32
 }
 
-/// Offset of a TLB table.
+/// Offset of a TLB table: its tags. The host addresses are [`TLB_HOST`] bytes later.
 pub const fn tlb(class: Class, write: bool) -> i32 {
-    (offset_of!(Ctx, tlb)
-        + (class as usize * 2 + write as usize) * TLB_SIZE * size_of::<TlbEntry>()) as i32
+    (offset_of!(Ctx, tlb) + (class as usize * 2 + write as usize) * size_of::<TlbTable>()) as i32
 }
+
+/// Distance of a TLB entry's host address from its tag.
+pub const TLB_HOST: i32 = (TLB_SIZE * 8) as i32;
+
+/// Offset of the mask that selects a TLB index from an address.
+pub const TLB_MASK: i32 = offset_of!(Ctx, tlb_mask) as i32;
 
 /// Offset of a slot.
 pub const fn slot(n: usize) -> i32 {
@@ -158,7 +184,15 @@ pub const fn slot(n: usize) -> i32 {
 
 /// Offset of a table for indirect jumps.
 pub const fn jc(table: usize) -> i32 {
-    (offset_of!(Ctx, jc) + 8 * JC_SIZE * table) as i32
+    (offset_of!(Ctx, jc) + size_of::<JcTable>() * table) as i32
+}
+
+/// Distance of the host address from the tag in a table for indirect jumps.
+pub const JC_HOST: i32 = (JC_SIZE * 8) as i32;
+
+/// Offset of the host address of a cluster of accesses.
+pub const fn cluster(n: usize) -> i32 {
+    (offset_of!(Ctx, clusters) + 8 * n) as i32
 }
 
 /// Offset of a thunk pointer.

@@ -3,6 +3,7 @@
 //! Registers are numbers in encoding order (0 RAX to 15 R15). [`T0`] and [`T1`] are scratch.
 
 use crate::ctx;
+use crate::host::{self, Extract};
 
 /// Scratch register 0 (R10): addresses.
 pub const T0: u8 = 10;
@@ -186,27 +187,51 @@ impl Code {
         }
     }
 
+    /// The end of an instruction on `[r10 + disp]` with register `reg`: ModRM and displacement.
+    pub fn at_t0(&mut self, reg: u8, disp: i32) {
+        let modrm = (reg & 7) << 3 | 2;
+        match disp {
+            0 => self.put(&[modrm]),
+            -128..=127 => self.put(&[0x40 | modrm, disp as u8]),
+            _ => {
+                self.put(&[0x80 | modrm]);
+                self.disp(disp);
+            }
+        }
+    }
+
     /// TLB probe for `size` bytes at the linear address in T0: leaves the host address in T0, or
     /// goes to the place patched into the returned position (a 32-bit displacement) with T0 less
     /// the entry's tag and T1 as index. Changes flags.
     pub fn probe(&mut self, table: i32, size: u32) -> u32 {
-        self.put(&[0x45, 0x89, 0xd3]); // mov r11d, r10d
-        self.put(&[0x41, 0xc1, 0xeb, 0x08]); // shr r11d, 8
-        self.put(&[0x41, 0x81, 0xe3]); // and r11d, mask
-        self.put(&((ctx::TLB_SIZE as u32 - 1) << 4).to_le_bytes());
-        self.put(&[0x65, 0x4d, 0x2b, 0x93]); // sub r10, gs:[r11 + tag]
+        self.tlb_index();
+        self.put(&[0x65, 0x4e, 0x2b, 0x14, 0xdd]); // sub r10, gs:[r11 * 8 + tag]
         self.disp(table);
         self.put(&[0x49, 0x81, 0xfa]); // cmp r10, limit
         self.put(&(4096 - size).to_le_bytes());
         let at = self.jcc(7); // ja
-        self.put(&[0x65, 0x4d, 0x03, 0x93]); // add r10, gs:[r11 + host]
-        self.disp(table + 8);
+        self.put(&[0x65, 0x4e, 0x03, 0x14, 0xdd]); // add r10, gs:[r11 * 8 + host]
+        self.disp(table + ctx::TLB_HOST);
         at
+    }
+
+    /// T1 = TLB index of the linear address in T0. May change flags.
+    fn tlb_index(&mut self) {
+        match host::extract() {
+            Extract::Pext => {
+                self.put(&[0x65, 0xc4, 0x62, 0x2a, 0xf5, 0x1c, 0x25]); // pext r11d, r10d, gs:[mask]
+                return self.disp(ctx::TLB_MASK);
+            }
+            Extract::Rorx => self.put(&[0xc4, 0x43, 0x7b, 0xf0, 0xda, 0x0c]), // rorx r11d, r10d, 12
+            // mov r11d, r10d; shr r11d, 12
+            Extract::Shr => self.put(&[0x45, 0x89, 0xd3, 0x41, 0xc1, 0xeb, 0x0c]),
+        }
+        self.put(&[0x45, 0x0f, 0xb7, 0xdb]); // movzx r11d, r11w
     }
 
     /// Undoes the subtraction of a failed probe: T0 is the linear address again.
     pub fn unprobe(&mut self, table: i32) {
-        self.put(&[0x65, 0x4d, 0x03, 0x93]); // add r10, gs:[r11 + tag]
+        self.put(&[0x65, 0x4e, 0x03, 0x14, 0xdd]); // add r10, gs:[r11 * 8 + tag]
         self.disp(table);
     }
 
@@ -254,11 +279,16 @@ impl Code {
         self.put(&[0xe3, skip]);
     }
 
-    /// Jump to the target in T0 through a table for indirect jumps. Keeps flags.
-    pub fn jmp_indirect(&mut self, table: i32) {
+    /// Jump to the target in T0 through a table for indirect jumps. Changes flags. Returns the
+    /// place of the displacement for targets that the table does not have.
+    pub fn jmp_indirect(&mut self, table: i32) -> u32 {
         self.put(&[0x45, 0x0f, 0xb7, 0xda]); // movzx r11d, r10w
-        self.put(&[0x65, 0x42, 0xff, 0x24, 0xdd]); // jmp gs:[r11 * 8 + table]
+        self.put(&[0x65, 0x4e, 0x3b, 0x14, 0xdd]); // cmp r10, gs:[r11 * 8 + tag]
         self.disp(table);
+        let miss = self.jcc(5); // jne
+        self.put(&[0x65, 0x42, 0xff, 0x24, 0xdd]); // jmp gs:[r11 * 8 + host]
+        self.disp(table + ctx::JC_HOST);
+        miss
     }
 
     /// Calls Rust: `arg` and the thunk of `call`.
@@ -331,7 +361,9 @@ mod tests {
                 "cmp dword [gs:8],0",
                 "test dword [gs:8],400h",
                 "movzx r11d,r10w",
-                "jmp qword [gs:r11*8+100h]",
+                "cmp r10,[gs:r11*8+100h]",
+                "jne near 0000000000000078h",
+                "jmp qword [gs:r11*8+80100h]",
                 "add r10d,[gs:10h]"
             ]
         );
@@ -344,6 +376,15 @@ mod tests {
             c.probe(0x1000, 8);
             c.restore_flags();
         });
+        let index: &[&str] = match host::extract() {
+            Extract::Pext => &[&format!("pext r11d,r10d,[gs:{:X}h]", ctx::TLB_MASK)],
+            Extract::Rorx => &["rorx r11d,r10d,0Ch", "movzx r11d,r11w"],
+            Extract::Shr => &["mov r11d,r10d", "shr r11d,0Ch", "movzx r11d,r11w"],
+        };
+        let at = 5 + index.len();
+        assert_eq!(got[5..at], *index);
+        assert!(got[at + 2].starts_with("ja near "), "{got:?}");
+        let got = [&got[..5], &got[at..at + 2], &got[at + 3..]].concat();
         assert_eq!(
             got,
             [
@@ -352,13 +393,9 @@ mod tests {
                 "seto al",
                 &format!("mov [gs:{:X}h],ax", ctx::FLAGSAVE),
                 "mov rax,r11",
-                "mov r11d,r10d",
-                "shr r11d,8",
-                "and r11d,0FFF0h",
-                "sub r10,[gs:r11+1000h]",
+                "sub r10,[gs:r11*8+1000h]",
                 "cmp r10,0FF8h",
-                "ja near 0000000000000036h",
-                "add r10,[gs:r11+1008h]",
+                "add r10,[gs:r11*8+81000h]",
                 "mov r11,rax",
                 &format!("movzx eax,word [gs:{:X}h]", ctx::FLAGSAVE),
                 "add al,7Fh",

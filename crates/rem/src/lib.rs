@@ -19,9 +19,9 @@ mod cache;
 mod classify;
 mod core;
 pub mod ctx;
-mod debug;
 mod emit;
 mod fpu;
+mod host;
 mod mode;
 mod peers;
 mod runtime;
@@ -115,6 +115,7 @@ impl Rem {
         let c = unsafe { &mut *ctx };
         c.this = ctx as u64;
         c.core = &raw mut *core;
+        c.tlb_mask = (ctx::TLB_SIZE as u64 - 1) << 12;
         c.avx = std::arch::is_x86_feature_detected!("avx").into();
         for call in [
             Call::Mem,
@@ -130,7 +131,8 @@ impl Rem {
         }
         tlb::clear(&mut c.tlb);
         for table in &mut c.jc {
-            table.fill(thunks::address(Call::Jump));
+            // Zeroes are empty but for the first entry: they have other low bits than their index.
+            table.tag[0] = 1;
         }
         Ok(Box::new(Rem { ctx, core }))
     }
@@ -210,7 +212,6 @@ impl Engine for Rem {
         let (c, core) = unsafe { (&mut *ctx, &mut *self.core) };
         core.flush(c, sys::Flush::All);
         core.step = false;
-        core.debug = 0;
     }
 
     fn statistics(&self) -> Vec<(String, u64)> {

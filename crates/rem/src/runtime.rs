@@ -1,12 +1,11 @@
 //! Calls from translated code.
 
 use cpu::{Exception, Fault, Vector};
-use iced_x86::Mnemonic;
 
 use crate::core::Core;
 use crate::ctx::{Call, Class, Ctx};
 use crate::emit::Code;
-use crate::site::{Action, Site};
+use crate::site::{Action, Range, Site};
 use crate::sys::{self, Flow};
 use crate::tlb::Place;
 use crate::{fpu, thunks, vector};
@@ -35,9 +34,9 @@ pub extern "C" fn helper(ctx: *mut Ctx, kind: u32) -> u64 {
     }
 }
 
-/// Arithmetic flags that a memory access set aside become the guest's.
-fn take_saved_flags(ctx: &mut Ctx, site: &Site) {
-    if site.saved {
+/// The arithmetic flags that are parked, if they are, become the guest's.
+fn take_parked_flags(ctx: &mut Ctx, parked: bool) {
+    if parked {
         let saved = ctx.flagsave;
         let low = saved >> 8 & 0xff;
         let of = (saved & 1) << 11;
@@ -47,21 +46,81 @@ fn take_saved_flags(ctx: &mut Ctx, site: &Site) {
 }
 
 fn fault(ctx: &mut Ctx, core: &mut Core, site: &Site, e: Exception) -> u64 {
-    take_saved_flags(ctx, site);
+    take_parked_flags(ctx, site.parked);
     core.raise(ctx, e, site.rip);
     core.dispatch(ctx)
 }
 
 fn memory(ctx: &mut Ctx, core: &mut Core) -> u64 {
     let site = core.blocks.sites[ctx.arg as usize];
+    if let Some(range) = site.cluster {
+        return match cluster(ctx, core, &site, range) {
+            Ok(Some(host)) => host,
+            Ok(None) => split(ctx, core, &site, range),
+            Err(e) => fault(ctx, core, &site, e),
+        };
+    }
     match access(ctx, core, &site) {
-        Ok(host) => host,
+        Ok(Some(host)) => host,
+        // Once more, in a block that knows nothing of memory yet.
+        Ok(None) => {
+            core.together();
+            take_parked_flags(ctx, site.parked);
+            ctx.state.rip = site.rip;
+            core.dispatch(ctx)
+        }
         Err(e) => fault(ctx, core, &site, e),
     }
 }
 
-/// Makes the access at T0 possible: directly, or through the bounce buffer.
-fn access(ctx: &mut Ctx, core: &mut Core, site: &Site) -> Fault<u64> {
+/// Makes all accesses of a cluster, which starts at T0, possible at once. `None`: they are not.
+fn cluster(ctx: &mut Ctx, core: &mut Core, site: &Site, range: Range) -> Fault<Option<u64>> {
+    let (start, span) = (ctx.t0, u64::from(range.span));
+    let class = core.mode.class();
+    let linear = start.wrapping_add(range.first.into());
+    if start & 0xfff > 0x1000 - span || core.mode.code64() && !sys::canonical(start) {
+        return Ok(None);
+    }
+    // Only what the instruction itself does may mark the page dirty.
+    let Place::Ram(offset) = core.mmu.resolve(&mut ctx.tlb, linear, class, site.write)? else {
+        return Ok(None);
+    };
+    let offset = offset - u64::from(range.first);
+    let writable = if site.write {
+        !reports(core, offset, span)
+    } else {
+        !range.write || core.mmu.has(&ctx.tlb, linear, class, true)
+    };
+    if !writable {
+        return Ok(None);
+    }
+    ctx.t0 = core.mmu.ram().base() as u64 + offset;
+    Ok(Some(core.blocks.cache.address(site.resume)))
+}
+
+/// Goes on in a translation without clusters, from the site's instruction on.
+fn split(ctx: &mut Ctx, core: &mut Core, site: &Site, range: Range) -> u64 {
+    let flushes = core.blocks.full_flushes;
+    take_parked_flags(ctx, site.parked);
+    ctx.state.rip = site.rip;
+    match core.split_at(ctx, site.rip) {
+        Ok(Some(block)) => {
+            ctx.hflags = ctx.state.rflags;
+            if core.blocks.full_flushes == flushes {
+                core.blocks.wire(ctx, range.link, block, core.global);
+            }
+            core.blocks.entry(block, false)
+        }
+        Ok(None) => core.dispatch(ctx),
+        Err(e) => {
+            core.raise(ctx, e, site.rip);
+            core.dispatch(ctx)
+        }
+    }
+}
+
+/// Makes the access at T0 possible: directly, or through the bounce buffer. `None`: not now.
+fn access(ctx: &mut Ctx, core: &mut Core, site: &Site) -> Fault<Option<u64>> {
     let linear = ctx.t0;
     let size = u64::from(site.size);
     let class = core.mode.class();
@@ -73,20 +132,6 @@ fn access(ctx: &mut Ctx, core: &mut Core, site: &Site) -> Fault<u64> {
             Exception::gp(0)
         });
     }
-    if core.mode.aligned() && misaligned(linear, size) {
-        return Err(Exception::new(Vector::Ac));
-    }
-    if core.mmu.watches.data {
-        let hits = core.mmu.watches.hits(linear, size, site.write);
-        if hits != 0 && !core.mode.one() {
-            // Once more, in a block that ends with the instruction.
-            take_saved_flags(ctx, site);
-            ctx.state.rip = site.rip;
-            core.single = true;
-            return Ok(core.dispatch(ctx));
-        }
-        core.debug |= hits;
-    }
     let room = 0x1000 - (linear & 0xfff);
     core.bounce.clear();
     if size <= room {
@@ -94,12 +139,12 @@ fn access(ctx: &mut Ctx, core: &mut Core, site: &Site) -> Fault<u64> {
         if let Place::Ram(offset) = place {
             ctx.t0 = core.mmu.ram().base() as u64 + offset;
             if !site.write || !reports(core, offset, size) {
-                return Ok(core.blocks.cache.address(site.resume));
+                return Ok(Some(core.blocks.cache.address(site.resume)));
             }
             // Written where it is, so that a locked instruction is one towards other vCPUs.
             core.bounce.push((place, size as usize));
             core.in_place = true;
-            return Ok(bounce_code(ctx, core));
+            return Ok(Some(bounce_code(ctx, core)));
         }
         core.bounce.push((place, size as usize));
     } else {
@@ -110,8 +155,8 @@ fn access(ctx: &mut Ctx, core: &mut Core, site: &Site) -> Fault<u64> {
         core.bounce.push((first, room as usize));
         core.bounce.push((second, (size - room) as usize));
     }
-    if site.locked && core.peers.several() {
-        core.alone(ctx);
+    if site.locked && core.peers.several() && core.alone(ctx) {
+        return Ok(None);
     }
     // Same alignment as the guest's address, so that alignment faults stay what they are.
     let shift = (linear & 63) as usize;
@@ -125,9 +170,9 @@ fn access(ctx: &mut Ctx, core: &mut Core, site: &Site) -> Fault<u64> {
     ctx.t0 = &raw const ctx.bounce as u64 + shift as u64;
     ctx.tmp[3] = shift as u64;
     if !site.write {
-        return Ok(core.blocks.cache.address(site.resume));
+        return Ok(Some(core.blocks.cache.address(site.resume)));
     }
-    Ok(bounce_code(ctx, core))
+    Ok(Some(bounce_code(ctx, core)))
 }
 
 /// Whether a write to memory has to be reported when it is done.
@@ -172,9 +217,10 @@ fn stored(ctx: &mut Ctx, core: &mut Core) -> u64 {
     }
     core.in_place = false;
     core.together();
-    core.attend_memory(ctx);
-    if core.forget_written(ctx) && !site.last {
-        // The rest of the block may be stale.
+    let attended = core.attend_memory(ctx);
+    if (core.forget_written(ctx) || attended) && !site.last {
+        // The rest of the block, or what it knows of memory, may be stale.
+        take_parked_flags(ctx, site.parked_after);
         ctx.state.rip = site.rip.wrapping_add(site.len.into()) & core.mode.ip_mask();
         return core.dispatch(ctx);
     }
@@ -198,6 +244,7 @@ fn segment(ctx: &mut Ctx, core: &mut Core) -> u64 {
 fn exec(ctx: &mut Ctx, core: &mut Core) -> u64 {
     let e = core.blocks.execs[ctx.arg as usize];
     ctx.state.rip = e.rip;
+    take_parked_flags(ctx, e.parked);
     if let Action::Execute(insn) = &e.action {
         core.stats.helped[insn.code() as usize] += 1;
     }
@@ -221,18 +268,11 @@ fn exec(ctx: &mut Ctx, core: &mut Core) -> u64 {
         }
     };
     match result {
-        Ok(Flow::Next)
-            if e.resume != 0 && *ctx.poll.get_mut() == 0 && core.debug | core.mmu.hits == 0 =>
-        {
+        Ok(Flow::Next) if e.resume != 0 && *ctx.poll.get_mut() == 0 => {
             ctx.hflags = ctx.state.rflags;
             return core.blocks.cache.address(e.resume);
         }
         Ok(Flow::Jump) if software_interrupt(&e.action) => core.step = false,
-        // SYSCALL traps by what it leaves of TF.
-        Ok(Flow::Jump) if is(&e.action, |m| m == Mnemonic::Syscall) => {
-            core.step &= ctx.state.rflags & cpu::bits::rflags::TF != 0;
-        }
-        Ok(Flow::Next) if loads_ss(&e.action) => core.inhibit = true,
         Ok(Flow::Next | Flow::Jump | Flow::Halt) => {}
         // Not finished: no single-step trap yet.
         Ok(Flow::Repeat) => {}
@@ -246,36 +286,19 @@ fn exec(ctx: &mut Ctx, core: &mut Core) -> u64 {
     core.dispatch(ctx)
 }
 
-/// Whether an access of `size` bytes has to be aligned and is not (SDM vol. 3, table 6-7; the
-/// 10-byte floating-point format counts as 8).
-fn misaligned(linear: u64, size: u64) -> bool {
-    let to = if size == 10 { 8 } else { size };
-    matches!(to, 2 | 4 | 8) && linear & (to - 1) != 0
-}
-
-fn is(action: &Action, what: impl Fn(Mnemonic) -> bool) -> bool {
-    matches!(action, Action::Execute(i) if what(i.mnemonic()))
-}
-
-/// MOV and POP to SS hold traps off.
-fn loads_ss(action: &Action) -> bool {
-    matches!(action, Action::Execute(i) if i.op0_register() == iced_x86::Register::SS
-        && matches!(i.mnemonic(), Mnemonic::Mov | Mnemonic::Pop))
-}
-
 /// INT n and the like clear TF on their way: no single-step trap follows.
 fn software_interrupt(action: &Action) -> bool {
-    use Mnemonic as M;
-    is(action, |m| {
-        matches!(m, M::Int | M::Int1 | M::Int3 | M::Into)
-    })
+    use iced_x86::Mnemonic as M;
+    matches!(action, Action::Execute(i) if matches!(i.mnemonic(), M::Int | M::Int1 | M::Int3 | M::Into))
 }
 
 fn link(ctx: &mut Ctx, core: &mut Core) -> u64 {
     let id = ctx.arg;
-    let target = core.blocks.link(id).target;
+    let link = core.blocks.link(id);
+    let target = link.target;
+    take_parked_flags(ctx, link.parked);
     ctx.state.rip = target;
-    if core.mode.one() || core.breaks(target) {
+    if core.mode.one() {
         return core.dispatch(ctx);
     }
     let flushes = core.blocks.full_flushes;
@@ -295,16 +318,17 @@ fn link(ctx: &mut Ctx, core: &mut Core) -> u64 {
 
 fn jump(ctx: &mut Ctx, core: &mut Core) -> u64 {
     let target = ctx.t0;
+    take_parked_flags(ctx, true);
     ctx.state.rip = target;
-    if core.mode.one() || *ctx.poll.get_mut() != 0 || core.breaks(target) {
+    if core.mode.one() || *ctx.poll.get_mut() != 0 {
         return core.dispatch(ctx);
     }
     match core.block_at(ctx, target) {
         Ok(Some(block)) => {
             ctx.hflags = ctx.state.rflags;
             let table = core.jc_table;
-            core.blocks
-                .add_indirect(ctx, table, target, block, core.global);
+            let global = core.global;
+            core.blocks.add_indirect(ctx, table, target, block, global);
             core.blocks.entry(block, true)
         }
         Ok(None) => core.dispatch(ctx),
@@ -318,17 +342,14 @@ fn jump(ctx: &mut Ctx, core: &mut Core) -> u64 {
 /// A signal inside translated code: the guest's instruction faulted on the host.
 fn host_fault(ctx: &mut Ctx, core: &mut Core) -> u64 {
     let (host, trap) = (ctx.t1, ctx.t0);
-    let Some(rip) = core
-        .blocks
-        .cache
-        .offset(host)
-        .and_then(|at| core.blocks.guest_rip(at))
-    else {
+    let found = core.blocks.cache.offset(host);
+    let Some((rip, parked)) = found.and_then(|at| core.blocks.guest_rip(at)) else {
         core.exit = Some(cpu::Exit::Fatal(format!(
             "host trap {trap} at {host:#x} outside of guest code"
         )));
         return thunks::exit_address();
     };
+    take_parked_flags(ctx, parked);
     let e = match trap {
         0 => Exception::new(Vector::De),
         6 => Exception::ud(),

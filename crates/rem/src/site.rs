@@ -22,10 +22,14 @@ pub struct Site {
     pub read: bool,
     /// It reads and writes as one towards other vCPUs (LOCK, XCHG).
     pub locked: bool,
-    /// The arithmetic flags are set aside in `flagsave`.
-    pub saved: bool,
+    /// The arithmetic flags are parked at the probe.
+    pub parked: bool,
+    /// And still when the instruction is complete.
+    pub parked_after: bool,
     /// Only the end of the block follows: after the store nothing stale can execute.
     pub last: bool,
+    /// The probe is for a cluster of accesses, this one being the first.
+    pub cluster: Option<Range>,
     /// Where the TLB probe starts, with the linear address in T0.
     pub probe: u32,
     /// Where the access goes on with the host address in T0.
@@ -34,6 +38,19 @@ pub struct Site {
     pub done: u32,
     /// Copy of `resume..done` that ends in a `Store` call; 0: not made yet.
     pub bounce: u32,
+}
+
+/// The bytes that the probe of a cluster covers.
+#[derive(Debug, Clone, Copy)]
+pub struct Range {
+    /// How many.
+    pub span: u16,
+    /// Where in them the first access is.
+    pub first: u16,
+    /// Some access writes.
+    pub write: bool,
+    /// The link to the split translation.
+    pub link: u32,
 }
 
 /// What an exec site does.
@@ -60,6 +77,8 @@ pub struct Exec {
     pub rip: u64,
     /// Where the block goes on; 0: it ends.
     pub resume: u32,
+    /// The arithmetic flags are parked.
+    pub parked: bool,
 }
 
 /// How a direct jump is wired once its target is known.
@@ -82,6 +101,8 @@ pub struct Link {
     pub target: u64,
     /// Enter through the target's poll (backward and cross-page jumps).
     pub poll: bool,
+    /// The arithmetic flags are parked.
+    pub parked: bool,
     /// How it is wired.
     pub wire: Wire,
     /// The code that asks for it to be wired.

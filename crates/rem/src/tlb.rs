@@ -8,13 +8,9 @@ use cpu::bits::{cr0, rflags};
 use cpu::{Fault, State};
 use pgm::{PageFlags, PhysHandler, PhysMap, Ram, Target};
 
-use crate::ctx::{CLASSES, Class, TLB_SIZE, TlbEntry};
-use crate::debug::Watches;
+use crate::ctx::{CLASSES, Class, TLB_SIZE, Tables};
 use crate::sys::walk::{self, Access};
 use crate::sys::{As, LinearMemory};
-
-/// All tables: class, read or write, entry.
-pub type Tables = [[[TlbEntry; TLB_SIZE]; 2]; CLASSES];
 
 const PAGE: u64 = pgm::PAGE_SIZE;
 
@@ -55,10 +51,6 @@ pub struct Mmu {
     pub code_writes: Vec<(u64, u64)>,
     /// Page walks done.
     pub walks: u64,
-    /// Data that is watched: its pages get no entries.
-    pub watches: Watches,
-    /// DR6 bits of the data breakpoints that helpers' accesses hit.
-    pub hits: u64,
     /// Recent instruction fetches.
     fetches: Box<[Fetch; FETCHES]>,
 }
@@ -86,19 +78,15 @@ fn index(linear: u64) -> usize {
 }
 
 /// The tag of an empty entry: a page with another index.
-fn empty(index: usize) -> TlbEntry {
-    TlbEntry {
-        tag: (index as u64 ^ 1) << 12,
-        host: 0,
-    }
+fn empty(index: usize) -> u64 {
+    (index as u64 ^ 1) << 12
 }
 
-/// Empties all entries.
+/// Makes tables of zeroes empty ones.
 pub fn clear(tables: &mut Tables) {
     for table in tables.iter_mut().flatten() {
-        for (i, e) in table.iter_mut().enumerate() {
-            *e = empty(i);
-        }
+        // Of all entries only the first can be for page 0.
+        table.tag[0] = empty(0);
     }
 }
 
@@ -116,8 +104,6 @@ impl Mmu {
             large: (u64::MAX, 0),
             code_writes: Vec::new(),
             walks: 0,
-            watches: Watches::default(),
-            hits: 0,
             fetches: Box::new([NO_FETCH; FETCHES]),
         }
     }
@@ -182,7 +168,7 @@ impl Mmu {
                 self.large.1.max(start + (w.size - 1)),
             );
         }
-        if !self.phys.page_is_uniform(w.gpa) || self.watches.data_on_page(linear) {
+        if !self.phys.page_is_uniform(w.gpa) {
             return Ok(place);
         }
         let page = linear & !(PAGE - 1);
@@ -191,7 +177,9 @@ impl Mmu {
         }
         if let Target::Ram(offset) = found.write {
             let supervisor_ignores_rw = self.view.cr0 & cr0::WP == 0 && class != Class::User;
-            let writable = (w.writable || supervisor_ignores_rw) && (w.dirty || write);
+            // A writable entry serves reads too.
+            let same = matches!(found.read, Target::Ram(o) if o == offset);
+            let writable = same && (w.writable || supervisor_ignores_rw) && (w.dirty || write);
             let watched = |flags: u64| flags & PageFlags::CODE != 0;
             if writable
                 && !watched(self.ram.flags(offset).load(SeqCst))
@@ -210,6 +198,11 @@ impl Mmu {
         self.ram.flags(offset).fetch_or(flags, SeqCst)
     }
 
+    /// Whether the table for this kind of access has the page of `linear`.
+    pub fn has(&self, tables: &Tables, linear: u64, class: Class, write: bool) -> bool {
+        tables[class as usize][usize::from(write)].tag[index(linear)] == linear & !(PAGE - 1)
+    }
+
     fn fill(
         &mut self,
         tables: &mut Tables,
@@ -221,7 +214,9 @@ impl Mmu {
     ) {
         let i = index(page);
         let host = self.ram.base() as u64 + ram;
-        tables[class as usize][usize::from(write)][i] = TlbEntry { tag: page, host };
+        let table = &mut tables[class as usize][usize::from(write)];
+        table.tag[i] = page;
+        table.host[i] = host;
         let n = (class as usize * 2 + usize::from(write)) * TLB_SIZE + i;
         if self.meta[n] == Meta::Empty {
             self.used.push(n as u32);
@@ -232,16 +227,17 @@ impl Mmu {
     fn drop_entry(&mut self, tables: &mut Tables, n: usize) {
         let i = n % TLB_SIZE;
         let t = n / TLB_SIZE;
-        tables[t / 2][t % 2][i] = empty(i);
+        tables[t / 2][t % 2].tag[i] = empty(i);
         self.meta[n] = Meta::Empty;
     }
 
-    fn flush_where(&mut self, tables: &mut Tables, drop: impl Fn(Meta, TlbEntry, bool) -> bool) {
+    fn flush_where(&mut self, tables: &mut Tables, drop: impl Fn(Meta, u64, u64, bool) -> bool) {
         let used = std::mem::take(&mut self.used);
         for n in used {
             let n = n as usize;
-            let t = n / TLB_SIZE;
-            if drop(self.meta[n], tables[t / 2][t % 2][n % TLB_SIZE], t % 2 == 1) {
+            let (t, i) = (n / TLB_SIZE, n % TLB_SIZE);
+            let table = &tables[t / 2][t % 2];
+            if drop(self.meta[n], table.tag[i], table.host[i], t % 2 == 1) {
                 self.drop_entry(tables, n);
             } else {
                 self.used.push(n as u32);
@@ -251,14 +247,14 @@ impl Mmu {
 
     /// Drops everything.
     pub fn flush_all(&mut self, tables: &mut Tables) {
-        self.flush_where(tables, |_, _, _| true);
+        self.flush_where(tables, |_, _, _, _| true);
         self.large = (u64::MAX, 0);
         self.fetches.fill(NO_FETCH);
     }
 
     /// Drops everything but global pages.
     pub fn flush_local(&mut self, tables: &mut Tables) {
-        self.flush_where(tables, |m, _, _| m == Meta::Local);
+        self.flush_where(tables, |m, _, _, _| m == Meta::Local);
         for f in self.fetches.iter_mut().filter(|f| !f.global) {
             *f = NO_FETCH;
         }
@@ -272,14 +268,15 @@ impl Mmu {
             // Pages of 4 MiB and 1 GiB are rare: 2 MiB around is not enough for them.
             let coarse =
                 self.view.cr4 & cpu::bits::cr4::PAE == 0 || self.large.1 - self.large.0 >= 1 << 30;
-            return self.flush_where(tables, |_, e, _| coarse || e.tag >> 21 == big);
+            return self.flush_where(tables, |_, tag, _, _| coarse || tag >> 21 == big);
         }
         let i = index(linear);
         for t in 0..CLASSES * 2 {
-            if tables[t / 2][t % 2][i].tag == linear & !(PAGE - 1) {
+            let table = &mut tables[t / 2][t % 2];
+            if table.tag[i] == linear & !(PAGE - 1) {
                 let n = t * TLB_SIZE + i;
                 // Stays in `used` as an empty entry until the next flush.
-                tables[t / 2][t % 2][i] = empty(i);
+                table.tag[i] = empty(i);
                 self.meta[n] = Meta::Local;
             }
         }
@@ -288,12 +285,12 @@ impl Mmu {
     /// Drops entries that let code write to the page at RAM offset `page` directly.
     pub fn flush_writes(&mut self, tables: &mut Tables, page: u64) {
         let host = self.ram.base() as u64 + page;
-        self.flush_where(tables, |_, e, write| write && e.host == host);
+        self.flush_where(tables, |_, _, at, write| write && at == host);
     }
 
     /// Drops all entries that let code write directly.
     pub fn flush_all_writes(&mut self, tables: &mut Tables) {
-        self.flush_where(tables, |_, _, write| write);
+        self.flush_where(tables, |_, _, _, write| write);
     }
 
     /// Translates an instruction fetch: RAM offset of `linear`, and whether the page is global.
@@ -380,16 +377,10 @@ pub struct Linear<'a> {
 impl Linear<'_> {
     /// The host address when the TLB has the whole access.
     fn hit(&self, addr: u64, len: usize, class: Class, write: bool) -> Option<*mut u8> {
-        let e = self.tables[class as usize][usize::from(write)][index(addr)];
-        let at = addr.wrapping_sub(e.tag);
-        (at < PAGE && at + len as u64 <= PAGE).then(|| (e.host + at) as *mut u8)
-    }
-
-    /// Notes the data breakpoints an access of the guest's hits.
-    fn watch(&mut self, addr: u64, len: usize, who: As, write: bool) {
-        if self.mmu.watches.data && who != As::System {
-            self.mmu.hits |= self.mmu.watches.hits(addr, len as u64, write);
-        }
+        let table = &self.tables[class as usize][usize::from(write)];
+        let i = index(addr);
+        let at = addr.wrapping_sub(table.tag[i]);
+        (at < PAGE && at + len as u64 <= PAGE).then(|| (table.host[i] + at) as *mut u8)
     }
 
     fn mask(&self, addr: u64) -> u64 {
@@ -429,7 +420,6 @@ impl LinearMemory for Linear<'_> {
             unsafe { std::ptr::copy_nonoverlapping(host, data.as_mut_ptr(), data.len()) };
             return Ok(());
         }
-        self.watch(addr, data.len(), who, false);
         let mut done = 0;
         for (place, n) in self.places(addr, data.len(), class, false)? {
             self.mmu.read_place(&place, &mut data[done..done + n]);
@@ -446,7 +436,6 @@ impl LinearMemory for Linear<'_> {
             unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), host, data.len()) };
             return Ok(());
         }
-        self.watch(addr, data.len(), who, true);
         let mut done = 0;
         for (place, n) in self.places(addr, data.len(), class, true)? {
             self.mmu.write_place(&place, &data[done..done + n]);
@@ -464,15 +453,7 @@ impl LinearMemory for Linear<'_> {
         self.places(addr, len, class, true).map(|_| ())
     }
 
-    fn watched(&self) -> bool {
-        self.mmu.hits != 0
-    }
-
     fn is_memory(&mut self, addr: u64, write: bool) -> bool {
-        if self.mmu.watches.data_on_page(addr) {
-            // One element at a time, for the trap after the one that hits.
-            return false;
-        }
         let class = self.mmu.class(As::Current);
         let addr = self.mask(addr);
         if self.hit(addr, 1, class, write).is_some() {

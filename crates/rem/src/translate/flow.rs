@@ -2,51 +2,46 @@
 
 use iced_x86::{Instruction, OpAccess, OpKind};
 
-use super::{Access, ArgKind, Builder, Insn, LinkWire, count_bytes, is_scratch, number};
+use super::{ArgKind, Builder, Insn, LinkWire, count_bytes, is_scratch, number};
 use crate::ctx::{self, Call};
 use crate::emit::{T0, T1};
 use crate::site::{Action, Exec, Link, Wire};
 
 impl Builder<'_> {
-    /// Target of an indirect branch in T1. Flags were set aside when they are live and an access
-    /// is needed; `restore` takes them back.
-    pub(super) fn branch_target(&mut self, i: &Insn, restore: bool) {
+    /// Target of an indirect branch in register `to`, T0 or T1. Flags are parked.
+    pub(super) fn branch_target(&mut self, i: &Insn, to: u8) {
         let insn = i.insn;
         if insn.op0_kind() == OpKind::Register {
             let r = insn.op0_register();
             let n = number(r).0;
             let from = if is_scratch(r) {
-                self.hot.load(T1, ctx::gpr(n.into()));
-                T1
+                self.hot.load(to, ctx::gpr(n.into()));
+                to
             } else {
                 n
             };
             match r.size() {
-                2 => self.hot.movzx16(T1, from),
-                4 => self.hot.mov32(T1, from),
-                _ => self.hot.mov(T1, from),
+                2 => self.hot.movzx16(to, from),
+                4 => self.hot.mov32(to, from),
+                _ => self.hot.mov(to, from),
             }
             return;
         }
         let size = insn.memory_size().size() as u32;
-        self.address(&insn, 0);
-        let a = self.memory_access(&insn, size, OpAccess::Read, i.live);
-        self.access(&Access {
-            restore,
-            last: restore,
-            ..a
-        });
-        self.load_zx(T1, size);
+        let disp = self.reach_operand(i, size, OpAccess::Read);
+        self.load_zx(to, size, disp);
         self.done();
     }
 
-    /// Leaves for the target in T0.
+    /// Leaves for the target in T0, with flags parked.
     pub(super) fn jump_indirect(&mut self) {
         if self.input.mode.one() {
-            self.hot.jmp_gs(ctx::thunk(Call::Jump));
-        } else {
-            self.hot.jmp_indirect(ctx::jc(self.input.jc_table));
+            return self.hot.jmp_gs(ctx::thunk(Call::Jump));
         }
+        let stub = self.cold.here();
+        self.cold.jmp_gs(ctx::thunk(Call::Jump));
+        let miss = self.hot.jmp_indirect(ctx::jc(self.input.jc_table));
+        self.to_cold.push((miss, stub));
     }
 
     /// Leaves for `target`: from here, or from the conditional jump whose displacement is at `jcc`.
@@ -88,6 +83,7 @@ impl Builder<'_> {
             block: 0,
             target,
             poll,
+            parked: self.parked,
             wire: Wire::None,
             stub,
         });
@@ -154,6 +150,8 @@ impl Builder<'_> {
             action,
             rip,
             resume,
+            parked: self.parked,
         });
+        self.parked = false;
     }
 }

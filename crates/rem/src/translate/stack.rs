@@ -2,7 +2,8 @@
 
 use iced_x86::{OpAccess, OpKind};
 
-use super::{Access, Builder, Insn, is_scratch, number};
+use super::memory::Access;
+use super::{Builder, Insn, is_scratch, number};
 use crate::ctx;
 use crate::emit::{T0, T1};
 
@@ -16,8 +17,21 @@ impl Builder<'_> {
         }
     }
 
-    pub(super) fn push_address(&mut self, size: u32) {
-        self.stack_address(-(size as i32));
+    /// Makes the stack at stack pointer + `delta` reachable; see [`Builder::reach`].
+    fn reach_stack(&mut self, i: &Insn, delta: i32, size: u32, write: bool, last: bool) -> i32 {
+        let a = Access {
+            seg: 2,
+            size,
+            read: !write,
+            write,
+            last,
+        };
+        self.reach(i, i.stack, a, |b, extra| b.stack_address(delta + extra))
+    }
+
+    /// Makes the place of a push of `size` bytes reachable.
+    pub(super) fn push_access(&mut self, i: &Insn, size: u32, last: bool) -> i32 {
+        self.reach_stack(i, -(size as i32), size, true, last)
     }
 
     /// Adds `delta` to the stack pointer. With a 16-bit stack T0 is used.
@@ -32,82 +46,77 @@ impl Builder<'_> {
         }
     }
 
-    /// `mov [T0], reg` of `size` bytes.
-    pub(super) fn store_to(&mut self, reg: u8, size: u32) {
+    /// `mov [T0 + disp], reg` of `size` bytes.
+    pub(super) fn store_to(&mut self, reg: u8, size: u32, disp: i32) {
         let r = (reg >> 3) << 2;
-        let modrm = (reg & 7) << 3 | 2;
         match size {
-            1 => self.hot.put(&[0x41 | r, 0x88, modrm]),
-            2 => self.hot.put(&[0x66, 0x41 | r, 0x89, modrm]),
-            4 => self.hot.put(&[0x41 | r, 0x89, modrm]),
-            _ => self.hot.put(&[0x49 | r, 0x89, modrm]),
+            1 => self.hot.put(&[0x41 | r, 0x88]),
+            2 => self.hot.put(&[0x66, 0x41 | r, 0x89]),
+            4 => self.hot.put(&[0x41 | r, 0x89]),
+            _ => self.hot.put(&[0x49 | r, 0x89]),
         }
+        self.hot.at_t0(reg, disp);
     }
 
-    /// `mov reg, [T0]` of `size` bytes, zero-extending.
-    pub(super) fn load_zx(&mut self, reg: u8, size: u32) {
+    /// `mov reg, [T0 + disp]` of `size` bytes, zero-extending.
+    pub(super) fn load_zx(&mut self, reg: u8, size: u32, disp: i32) {
         let r = (reg >> 3) << 2;
-        let modrm = (reg & 7) << 3 | 2;
         match size {
-            1 => self.hot.put(&[0x41 | r, 0x0f, 0xb6, modrm]),
-            2 => self.hot.put(&[0x41 | r, 0x0f, 0xb7, modrm]),
-            4 => self.hot.put(&[0x41 | r, 0x8b, modrm]),
-            _ => self.hot.put(&[0x49 | r, 0x8b, modrm]),
+            1 => self.hot.put(&[0x41 | r, 0x0f, 0xb6]),
+            2 => self.hot.put(&[0x41 | r, 0x0f, 0xb7]),
+            4 => self.hot.put(&[0x41 | r, 0x8b]),
+            _ => self.hot.put(&[0x49 | r, 0x8b]),
         }
+        self.hot.at_t0(reg, disp);
     }
 
-    /// `mov reg, [T0]` of `size` bytes, keeping the rest for 2.
-    pub(super) fn load_from(&mut self, reg: u8, size: u32) {
-        let r = (reg >> 3) << 2;
-        let modrm = (reg & 7) << 3 | 2;
-        match size {
-            2 => self.hot.put(&[0x66, 0x41 | r, 0x8b, modrm]),
-            _ => self.load_zx(reg, size),
+    /// `mov reg, [T0 + disp]` of `size` bytes, keeping the rest for 2.
+    fn load_from(&mut self, reg: u8, size: u32, disp: i32) {
+        if size != 2 {
+            return self.load_zx(reg, size, disp);
         }
+        self.hot.put(&[0x66, 0x41 | (reg >> 3) << 2, 0x8b]);
+        self.hot.at_t0(reg, disp);
     }
 
-    pub(super) fn store_constant(&mut self, value: u64, size: u32) {
+    pub(super) fn store_constant(&mut self, value: u64, size: u32, disp: i32) {
+        if size == 8 && i32::try_from(value as i64).is_ok() {
+            // mov qword [r10 + disp], imm32 (sign-extended)
+            self.hot.put(&[0x49, 0xc7]);
+            self.hot.at_t0(0, disp);
+            return self.hot.put(&(value as u32).to_le_bytes());
+        }
         self.hot.imm(T1, value);
-        self.store_to(T1, size);
+        self.store_to(T1, size, disp);
     }
 
     pub(super) fn push(&mut self, i: &Insn) {
         let insn = i.insn;
         let size = -insn.stack_pointer_increment() as u32;
-        if i.live {
-            self.hot.save_flags();
-        }
         match insn.op0_kind() {
             OpKind::Memory => {
-                self.address(&insn, 0);
-                let a = self.memory_access(&insn, size, OpAccess::Read, i.live);
-                self.access(&Access {
-                    restore: false,
-                    ..a
-                });
-                self.load_zx(T1, size);
+                let disp = self.reach_operand(i, size, OpAccess::Read);
+                self.load_zx(T1, size, disp);
+                self.done();
                 self.hot.store(ctx::tmp(1), T1);
-                self.push_address(size);
-                self.access(&self.stack_access(size, true, i.live, true, false));
+                let disp = self.push_access(i, size, false);
                 self.hot.load(T1, ctx::tmp(1));
-                self.store_to(T1, size);
+                self.store_to(T1, size, disp);
             }
             OpKind::Register => {
                 let r = insn.op0_register();
                 let n = number(r).0;
-                self.push_address(size);
-                self.access(&self.stack_access(size, true, i.live, true, false));
+                let disp = self.push_access(i, size, false);
                 if is_scratch(r) {
                     self.hot.load(T1, ctx::gpr(n.into()));
-                    self.store_to(T1, size);
+                    self.store_to(T1, size, disp);
                 } else {
-                    self.store_to(n, size);
+                    self.store_to(n, size, disp);
                 }
             }
             _ => {
-                self.push_address(size);
-                self.access(&self.stack_access(size, true, i.live, true, false));
-                self.store_constant(insn.immediate(0), size);
+                let disp = self.push_access(i, size, false);
+                self.store_constant(insn.immediate(0), size, disp);
             }
         }
         self.move_stack(-(size as i32));
@@ -119,29 +128,47 @@ impl Builder<'_> {
         let size = insn.stack_pointer_increment() as u32;
         let r = insn.op0_register();
         let n = number(r).0;
-        if i.live {
-            self.hot.save_flags();
-        }
-        self.stack_address(0);
-        self.access(&self.stack_access(size, false, i.live, true, false));
+        let disp = self.reach_stack(i, 0, size, false, false);
         if n == 4 {
             if size == 2 {
-                self.load_zx(T1, size);
+                self.load_zx(T1, size, disp);
                 self.move_stack(size as i32);
                 self.hot.mov16(4, T1);
             } else {
-                self.load_from(4, size);
+                self.load_from(4, size, disp);
             }
         } else if is_scratch(r) {
             self.hot.load(T1, ctx::gpr(n.into()));
-            self.load_from(T1, size);
+            self.load_from(T1, size, disp);
             self.hot.store(ctx::gpr(n.into()), T1);
             self.move_stack(size as i32);
         } else {
-            self.load_from(n, size);
+            self.load_from(n, size, disp);
             self.move_stack(size as i32);
         }
         self.done();
+    }
+
+    pub(super) fn ret(&mut self, i: &Insn) {
+        let insn = i.insn;
+        let extra = if insn.op_count() > 0 {
+            i32::from(insn.immediate16())
+        } else {
+            0
+        };
+        let size = (insn.stack_pointer_increment() - extra) as u32;
+        let disp = self.reach_stack(i, 0, size, false, true);
+        if self.input.mode.stack_bytes() == 2 {
+            self.load_zx(T1, size, disp);
+            self.hot.store(ctx::tmp(1), T1);
+            self.move_stack(size as i32 + extra);
+            self.hot.load(T0, ctx::tmp(1));
+        } else {
+            self.load_zx(T0, size, disp);
+            self.move_stack(size as i32 + extra);
+        }
+        self.done();
+        self.jump_indirect();
     }
 
     pub(super) fn leave(&mut self, i: &Insn) {
@@ -151,17 +178,21 @@ impl Builder<'_> {
             iced_x86::Code::Leaved => 4,
             _ => 8,
         };
-        if i.live {
-            self.hot.save_flags();
-        }
         let stack = self.input.mode.stack_bytes();
-        match stack {
-            8 => self.hot.mov(T0, 5),
-            4 => self.hot.mov32(T0, 5),
-            _ => self.hot.movzx16(T0, 5),
-        }
-        self.access(&self.stack_access(size, false, i.live, true, false));
-        self.load_zx(T1, size);
+        let a = Access {
+            seg: 2,
+            size,
+            read: true,
+            write: false,
+            last: false,
+        };
+        let disp = self.reach(i, i.stack, a, |b, extra| {
+            b.hot.lea(stack == 8, T0, Some(5), None, extra);
+            if stack == 2 {
+                b.hot.movzx16(T0, T0);
+            }
+        });
+        self.load_zx(T1, size, disp);
         match stack {
             8 => self.hot.lea(true, 4, Some(5), None, size as i32),
             4 => self.hot.lea(false, 4, Some(5), None, size as i32),

@@ -1,0 +1,248 @@
+//! Decoding a block, and where its arithmetic flags are live.
+
+use cpu::Exception;
+use cpu::bits::rflags;
+use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind, RflagsBits};
+
+use super::{Input, Insn, PAGE, Use};
+use crate::classify::{self, Kind};
+
+/// Instructions in a block, at most.
+const MAX_INSTRUCTIONS: usize = 96;
+
+/// Instructions looked at beyond a jump to find out whether flags are dead there.
+const PEEK: usize = 8;
+
+/// Decodes up to the end of the block and marks where flags are live. The second list holds ranges
+/// of the page (offsets) outside of the block that the result depends on.
+pub(super) fn decode(input: &Input<'_>) -> (Vec<Insn>, Vec<(u16, u16)>) {
+    let mode = &input.mode;
+    let mut insns: Vec<Insn> = Vec::with_capacity(16);
+    let code = input.bytes();
+    let mut decoder = Decoder::with_ip(mode.bitness(), code, input.rip, DecoderOptions::NONE);
+    let max = if mode.one() { 1 } else { MAX_INSTRUCTIONS };
+    while insns.len() < max && decoder.position() < input.in_page() {
+        let insn = decoder.decode();
+        let end = insn.next_ip().wrapping_sub(1);
+        let mut kind = classify::classify(&insn, mode);
+        if insn.is_invalid() && !insns.is_empty() {
+            // Perhaps it only reaches into a page that could not be read: start there.
+            break;
+        }
+        if kind != Kind::Nothing && classify::hidden(&insn) {
+            kind = Kind::Raise(Exception::ud());
+        }
+        if end > mode.cs_limit {
+            if !insns.is_empty() {
+                break;
+            }
+            kind = Kind::Raise(Exception::gp(0));
+        }
+        let ends = ends_block(kind);
+        insns.push(Insn {
+            insn,
+            kind,
+            live: true,
+            touches: false,
+            operand: Use::SINGLE,
+            stack: Use::SINGLE,
+        });
+        if ends {
+            break;
+        }
+    }
+    let peeks = mark_live(input, &mut insns);
+    (insns, peeks)
+}
+
+fn mark_live(input: &Input<'_>, insns: &mut [Insn]) -> Vec<(u16, u16)> {
+    // An exit is looked beyond only where that can spare something: when memory is accessed between
+    // it and the last instruction that overwrites all flags.
+    let mut pays = Vec::with_capacity(insns.len());
+    let mut accessed = false;
+    for i in insns.iter() {
+        let effect = Effect::of(&i.insn, i.kind);
+        accessed |= has_access(i);
+        pays.push(accessed);
+        if effect.kills == rflags::ARITH {
+            accessed = false;
+        }
+    }
+    let mut peeks = Vec::new();
+    let mut live = rflags::ARITH;
+    let last = insns.len().wrapping_sub(1);
+    for (n, i) in insns.iter_mut().enumerate().rev() {
+        let effect = Effect::of(&i.insn, i.kind);
+        let exit = match i.kind {
+            Kind::Jcc => Some(i.insn.near_branch_target()),
+            Kind::Jmp | Kind::Call => Some(i.insn.near_branch_target()),
+            _ if n == last && !ends_block(i.kind) => Some(i.insn.next_ip()),
+            _ => None,
+        };
+        if let Some(target) = exit {
+            let dead = pays[n] && dead_at(input, target & input.mode.ip_mask(), &mut peeks);
+            let there = if dead { 0 } else { rflags::ARITH };
+            live = if n == last && i.kind != Kind::Jcc {
+                there
+            } else if n == last {
+                // It also falls through to where nobody looked.
+                rflags::ARITH
+            } else {
+                live | there
+            };
+        }
+        live = live & !effect.kills | effect.reads;
+        i.live = live != 0;
+        i.touches = effect.touches;
+    }
+    peeks
+}
+
+/// Whether emitting the instruction may change the host's flags before it executes.
+fn has_access(i: &Insn) -> bool {
+    match i.kind {
+        Kind::Nothing | Kind::Jcc | Kind::Jmp | Kind::Lea | Kind::Loop | Kind::Raise(_) => false,
+        Kind::Copy => (0..i.insn.op_count()).any(|n| i.insn.op_kind(n) == OpKind::Memory),
+        _ => true,
+    }
+}
+
+/// Whether the code at `target` overwrites all arithmetic flags before it reads any, as far as this
+/// page tells.
+fn dead_at(input: &Input<'_>, target: u64, peeks: &mut Vec<(u16, u16)>) -> bool {
+    let mode = &input.mode;
+    let linear = mode.linear(target);
+    if linear & !(PAGE - 1) != mode.linear(input.rip) & !(PAGE - 1) || target > mode.cs_limit {
+        return false;
+    }
+    let at = (linear & (PAGE - 1)) as usize;
+    let page = &input.code[..input.code.len().min(PAGE as usize)];
+    let Some(code) = page.get(at..) else {
+        return false;
+    };
+    let mut decoder = Decoder::with_ip(mode.bitness(), code, target, DecoderOptions::NONE);
+    let mut open = rflags::ARITH;
+    for _ in 0..PEEK {
+        let insn = decoder.decode();
+        if insn.is_invalid() || insn.next_ip().wrapping_sub(1) > mode.cs_limit {
+            return false;
+        }
+        let kind = classify::classify(&insn, mode);
+        if ends_block(kind) || matches!(kind, Kind::Jcc) {
+            return false;
+        }
+        let effect = Effect::of(&insn, kind);
+        if effect.reads & open != 0 {
+            return false;
+        }
+        open &= !effect.kills;
+        if open == 0 {
+            peeks.push((at as u16, (at + decoder.position()) as u16));
+            return true;
+        }
+    }
+    false
+}
+
+pub(super) fn ends_block(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::ExecEnd
+            | Kind::Raise(_)
+            | Kind::Jmp
+            | Kind::Loop
+            | Kind::JmpIndirect
+            | Kind::Call
+            | Kind::CallIndirect
+            | Kind::Ret
+    )
+}
+
+/// What an instruction does with the arithmetic flags.
+struct Effect {
+    /// Read by it.
+    reads: u64,
+    /// Overwritten by it whatever happens.
+    kills: u64,
+    /// The instruction itself, as the host executes it, reads or writes flags.
+    touches: bool,
+}
+
+impl Effect {
+    fn of(insn: &Instruction, kind: Kind) -> Effect {
+        match kind {
+            Kind::Pause
+            | Kind::Exec
+            | Kind::ExecEnd
+            | Kind::ExecFpu
+            | Kind::ExecVector
+            | Kind::Raise(_) => Effect {
+                reads: rflags::ARITH,
+                kills: 0,
+                touches: true,
+            },
+            Kind::Copy | Kind::BitString => {
+                let reads = convert(insn.rflags_read());
+                let changes = convert(insn.rflags_modified());
+                Effect {
+                    reads,
+                    // Flags that the manual leaves undefined count as overwritten.
+                    kills: if may_leave_flags(insn) { 0 } else { changes },
+                    // The decoder knows counts that change no defined flag; hosts may change others.
+                    touches: reads | changes != 0 || is_shift(insn),
+                }
+            }
+            Kind::Jcc | Kind::Loop => Effect {
+                reads: convert(insn.rflags_read()),
+                kills: 0,
+                touches: true,
+            },
+            _ => Effect {
+                reads: 0,
+                kills: 0,
+                touches: false,
+            },
+        }
+    }
+}
+
+fn convert(bits: u32) -> u64 {
+    if bits == 0 {
+        return 0;
+    }
+    let mut out = 0;
+    for (from, to) in [
+        (RflagsBits::CF, rflags::CF),
+        (RflagsBits::PF, rflags::PF),
+        (RflagsBits::AF, rflags::AF),
+        (RflagsBits::ZF, rflags::ZF),
+        (RflagsBits::SF, rflags::SF),
+        (RflagsBits::OF, rflags::OF),
+    ] {
+        if bits & from != 0 {
+            out |= to;
+        }
+    }
+    out
+}
+
+fn is_shift(insn: &Instruction) -> bool {
+    use iced_x86::Mnemonic as M;
+    matches!(
+        insn.mnemonic(),
+        M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd
+    )
+}
+
+/// Shifts and rotates whose count may be zero change no flags then.
+fn may_leave_flags(insn: &Instruction) -> bool {
+    if !is_shift(insn) {
+        return false;
+    }
+    let count = insn.op_count() - 1;
+    match insn.op_kind(count) {
+        OpKind::Immediate8 => insn.immediate8() & 0x1f == 0,
+        OpKind::Register => true,
+        _ => false,
+    }
+}

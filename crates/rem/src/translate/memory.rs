@@ -1,0 +1,465 @@
+//! Memory operands: address, segment, TLB probe; and the instructions that are little else.
+
+use iced_x86::{Instruction, OpAccess, OpKind, Register};
+
+use super::{
+    ArgKind, Builder, Insn, Use, for_64_bit, is_scratch, number, seg_number, writes_memory,
+};
+use crate::ctx::{self, Call};
+use crate::emit::{T0, T1};
+use crate::site::{Action, Exec, Link, Site, Wire};
+use cpu::bits::rflags;
+
+/// One memory access to emit.
+#[derive(Clone, Copy)]
+pub(super) struct Access {
+    pub seg: usize,
+    pub size: u32,
+    pub read: bool,
+    pub write: bool,
+    pub last: bool,
+}
+
+impl Builder<'_> {
+    /// Leaves the offset of the memory operand in T0: truncated to the address size, without the
+    /// segment base. `extra` is added. Keeps flags, may use T1.
+    pub(super) fn address(&mut self, insn: &Instruction, extra: i32) {
+        let (base, index) = (insn.memory_base(), insn.memory_index());
+        let disp = insn.memory_displacement64();
+        if insn.is_ip_rel_memory_operand() {
+            let at = insn.ip_rel_memory_address();
+            self.hot.imm(T0, at.wrapping_add(extra as u64));
+            return;
+        }
+        let reg_size = if base != Register::None {
+            base.size()
+        } else {
+            index.size()
+        };
+        let bytes = match (base, index) {
+            (Register::None, Register::None) => match insn.memory_displ_size() {
+                2 => 2,
+                8 => 8,
+                _ if self.input.mode.code64() && !self.has_address_prefix(insn) => 8,
+                _ => 4,
+            },
+            _ => reg_size,
+        };
+        if (base, index) == (Register::None, Register::None) {
+            let mask = if bytes == 8 {
+                u64::MAX
+            } else {
+                (1 << (bytes * 8)) - 1
+            };
+            self.hot.imm(T0, disp.wrapping_add(extra as u64) & mask);
+            return;
+        }
+        let base = self.address_register(base, T0);
+        let index = self.address_register(index, T1);
+        let disp = disp.wrapping_add(extra as u64) as i32;
+        let scaled = index.map(|x| (x, insn.memory_index_scale() as u8));
+        self.hot.lea(bytes == 8, T0, base, scaled, disp);
+        if bytes == 2 {
+            self.hot.movzx16(T0, T0);
+        }
+    }
+
+    fn has_address_prefix(&self, insn: &Instruction) -> bool {
+        let bytes = self.source(insn);
+        bytes
+            .iter()
+            .take_while(|b| {
+                matches!(
+                    b,
+                    0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3
+                )
+            })
+            .any(|b| *b == 0x67)
+    }
+
+    fn address_register(&mut self, r: Register, scratch: u8) -> Option<u8> {
+        if r == Register::None {
+            return None;
+        }
+        let n = r.full_register().number() as u8;
+        if is_scratch(r) {
+            self.hot.load(scratch, ctx::gpr(n.into()));
+            return Some(scratch);
+        }
+        Some(n)
+    }
+
+    /// The guest's bytes of `insn` and what follows them.
+    fn source(&self, insn: &Instruction) -> &[u8] {
+        let from = insn.ip().wrapping_sub(self.input.rip) as usize;
+        let bytes = self.input.bytes();
+        &bytes[from.min(bytes.len())..]
+    }
+
+    /// Makes an access reachable: afterwards it is at T0 plus the displacement returned. `address`
+    /// puts the access's offset plus a constant into T0. Flags are parked as far as needed.
+    pub(super) fn reach(
+        &mut self,
+        i: &Insn,
+        u: Use,
+        a: Access,
+        address: impl FnOnce(&mut Self, i32),
+    ) -> i32 {
+        let Some(n) = u.cluster else {
+            self.park(i);
+            address(self, 0);
+            self.access(&a);
+            self.t0 = None;
+            return 0;
+        };
+        let delta = i32::from(u.delta);
+        let c = self.clusters[usize::from(n)];
+        if c.ready && self.t0 != Some(n) && !c.keep {
+            debug_assert!(false, "a cluster's address was lost");
+            return self.reach(i, Use::SINGLE, a, address);
+        }
+        if c.ready {
+            if self.t0 != Some(n) {
+                self.hot.load(T0, ctx::cluster(n.into()));
+            }
+        } else {
+            self.park(i);
+            address(self, -delta);
+            self.probe_cluster(n, delta as u32, &a);
+            self.clusters[usize::from(n)].ready = true;
+        }
+        self.t0 = Some(n);
+        delta
+    }
+
+    /// One probe for a whole cluster, whose start is in T0. Where that fails the block's split
+    /// translation goes on from this instruction.
+    fn probe_cluster(&mut self, n: u8, first: u32, a: &Access) {
+        let mode = self.input.mode;
+        let c = self.clusters[usize::from(n)];
+        let link = self.links.len();
+        let index = self.sites.len() as u32;
+        let table = ctx::tlb(mode.class(), c.write);
+        let probe = self.hot.here();
+        let miss = self.hot.probe(table, c.span);
+        let stub = self.cold.here();
+        self.to_cold.push((miss, stub));
+        self.cold.unprobe(table);
+        self.args_cold.push((self.cold.here(), ArgKind::Site));
+        self.cold.call(Call::Mem, index);
+        let resume = self.hot.here();
+        if c.keep {
+            self.hot.store(ctx::cluster(n.into()), T0);
+        }
+        let rip = self.insn.ip() & mode.ip_mask();
+        self.links.push(Link {
+            block: 0,
+            target: rip,
+            poll: false,
+            parked: self.parked,
+            wire: Wire::Patch(miss),
+            stub,
+        });
+        self.sites.push(Site {
+            block: 0,
+            rip,
+            len: self.insn.len() as u8,
+            seg: a.seg as u8,
+            size: a.size as u8,
+            write: a.write,
+            read: a.read,
+            locked: self.is_locked(a),
+            parked: self.parked,
+            parked_after: false,
+            last: false,
+            cluster: Some(crate::site::Range {
+                span: c.span as u16,
+                first: first as u16,
+                write: c.write,
+                link: link as u32,
+            }),
+            probe,
+            resume,
+            done: resume,
+            bounce: 0,
+        });
+    }
+
+    /// Segment check, base and TLB probe for the offset in T0; leaves the host address there.
+    fn access(&mut self, a: &Access) {
+        let mode = self.input.mode;
+        let index = self.sites.len() as u32;
+        if mode.code64() {
+            if a.seg >= 4 {
+                self.hot.add_gs(true, T0, ctx::seg_base(a.seg));
+            }
+        } else if !mode.flat(a.seg) || (a.seg == 1 && a.write) {
+            let stub = self.cold.here();
+            self.args_cold.push((stub, ArgKind::Site));
+            self.cold.call(Call::Seg, index);
+            self.hot.lea(true, T1, Some(T0), None, a.size as i32 - 1);
+            self.hot.cmp_gs(T1, ctx::seg_limit(a.seg, a.write));
+            let at = self.hot.jcc(15); // jg
+            self.to_cold.push((at, stub));
+            self.hot.add_gs(false, T0, ctx::seg_base(a.seg));
+        }
+        let probe = self.hot.here();
+        let table = ctx::tlb(mode.class(), a.write);
+        let miss = self.hot.probe(table, a.size);
+        let stub = self.cold.here();
+        self.to_cold.push((miss, stub));
+        self.cold.unprobe(table);
+        self.args_cold.push((self.cold.here(), ArgKind::Site));
+        self.cold.call(Call::Mem, index);
+        let resume = self.hot.here();
+        self.open_site = Some(index as usize);
+        self.sites.push(Site {
+            block: 0,
+            rip: self.insn.ip() & mode.ip_mask(),
+            len: self.insn.len() as u8,
+            seg: a.seg as u8,
+            size: a.size as u8,
+            write: a.write,
+            read: a.read,
+            locked: self.is_locked(a),
+            parked: self.parked,
+            parked_after: self.parked,
+            last: a.last,
+            cluster: None,
+            probe,
+            resume,
+            done: resume,
+            bounce: 0,
+        });
+    }
+
+    /// The instruction under way reads and writes as one towards other vCPUs.
+    fn is_locked(&self, a: &Access) -> bool {
+        a.read
+            && a.write
+            && (self.insn.has_lock_prefix() || self.insn.mnemonic() == iced_x86::Mnemonic::Xchg)
+    }
+
+    /// The last access's instruction is complete here.
+    pub(super) fn done(&mut self) {
+        let here = self.hot.here();
+        if let Some(n) = self.open_site.take() {
+            self.sites[n].done = here;
+            self.sites[n].parked_after = self.parked;
+        }
+    }
+
+    fn memory_access(&self, insn: &Instruction, size: u32, access: OpAccess) -> Access {
+        Access {
+            seg: seg_number(insn.memory_segment()),
+            size,
+            read: access != OpAccess::Write,
+            write: writes_memory(access),
+            last: false,
+        }
+    }
+
+    /// Makes the explicit memory operand reachable; see [`Builder::reach`].
+    pub(super) fn reach_operand(&mut self, i: &Insn, size: u32, access: OpAccess) -> i32 {
+        let insn = i.insn;
+        let a = self.memory_access(&insn, size, access);
+        self.reach(i, i.operand, a, |b, extra| b.address(&insn, extra))
+    }
+
+    // ---- ordinary instructions ----
+
+    pub(super) fn copy(&mut self, i: &Insn) {
+        let mut insn = i.insn;
+        let memory = (0..insn.op_count()).find(|&n| insn.op_kind(n) == OpKind::Memory);
+        let Some(memory) = memory else {
+            return self.copy_registers(i);
+        };
+        let size = insn.memory_size().size() as u32;
+        if size == 0 || size > 64 || !for_64_bit(&mut insn) {
+            return self.exec(Action::Execute(i.insn), true);
+        }
+        let access = self.info.info(&insn).op_access(memory);
+        let disp = self.reach_operand(i, size, access);
+        self.unpark(i);
+        self.emit_on_memory(insn, disp);
+        self.done();
+    }
+
+    fn copy_registers(&mut self, i: &Insn) {
+        let insn = &i.insn;
+        if !self.input.mode.code64() {
+            let mut copy = *insn;
+            if !for_64_bit(&mut copy) {
+                return self.exec(Action::Execute(*insn), true);
+            }
+            self.unpark(i);
+            return self.encode(&copy);
+        }
+        self.unpark(i);
+        let scratch = (0..insn.op_count())
+            .any(|n| insn.op_kind(n) == OpKind::Register && is_scratch(insn.op_register(n)));
+        let written = if scratch {
+            self.load_scratch_operands(insn)
+        } else {
+            [false; 2]
+        };
+        let bytes = self.source(insn)[..insn.len()].to_vec();
+        self.hot.put(&bytes);
+        self.store_scratch_operands(written);
+    }
+
+    pub(super) fn lea(&mut self, insn: &Instruction) {
+        let dest = insn.op0_register();
+        let n = number(dest).0;
+        let scratch = is_scratch(dest);
+        if self.is_plain_lea(insn) {
+            let bytes = self.source(insn)[..insn.len()].to_vec();
+            return self.hot.put(&bytes);
+        }
+        self.address(insn, 0);
+        match (dest.size(), scratch) {
+            (8, false) => self.hot.mov(n, T0),
+            (4, false) => self.hot.mov32(n, T0),
+            (2, false) => self.hot.mov16(n, T0),
+            (size, _) => {
+                if size == 2 {
+                    self.hot.load(T1, ctx::gpr(n.into()));
+                    self.hot.mov16(T1, T0);
+                } else if size == 4 {
+                    self.hot.mov32(T1, T0);
+                } else {
+                    self.hot.mov(T1, T0);
+                }
+                self.hot.store(ctx::gpr(n.into()), T1);
+            }
+        }
+    }
+
+    /// Whether the host's own LEA, from the same bytes, does the same.
+    fn is_plain_lea(&self, insn: &Instruction) -> bool {
+        let (base, index) = (insn.memory_base(), insn.memory_index());
+        let full = if self.input.mode.code64() { 8 } else { 4 };
+        let fits = |r: Register| r == Register::None || r.size() == full && !is_scratch(r);
+        let dest = insn.op0_register();
+        base != Register::None
+            && !insn.is_ip_rel_memory_operand()
+            && fits(base)
+            && fits(index)
+            && !is_scratch(dest)
+            && dest.size() <= full
+            && (self.input.mode.code64() || self.input.mode.bitness() == 32)
+    }
+
+    pub(super) fn bit_string(&mut self, i: &Insn) {
+        let mut insn = i.insn;
+        let reg = insn.op1_register();
+        let bytes = reg.size();
+        self.park(i);
+        self.address(&insn, 0);
+        let n = number(reg).0;
+        let from = if is_scratch(reg) {
+            self.hot.load(T1, ctx::gpr(n.into()));
+            T1
+        } else {
+            n
+        };
+        self.hot.sign_extend(T1, from, bytes);
+        self.hot.store(ctx::tmp(2), T1);
+        let shift = (bytes * 8).trailing_zeros() as u8;
+        self.hot.put(&[0x49, 0xc1, 0xfb, shift]); // sar r11, shift
+        let narrow = !self.input.mode.code64();
+        self.hot
+            .lea(!narrow, T0, Some(T0), Some((T1, bytes as u8)), 0);
+        if narrow && self.input.mode.bitness() == 16 && insn.memory_base().size() == 2 {
+            self.hot.movzx16(T0, T0);
+        }
+        self.hot.load(T1, ctx::tmp(2));
+        self.hot.put(&[0x49, 0x83, 0xe3, (bytes * 8 - 1) as u8]); // and r11, bits - 1
+        self.hot.store(ctx::tmp(2), T1);
+        let access = self.info.info(&insn).op_access(0);
+        let a = self.memory_access(&insn, bytes as u32, access);
+        self.access(&a);
+        self.unpark(i);
+        self.hot.load(T1, ctx::tmp(2));
+        let t1 = match bytes {
+            2 => Register::R11W,
+            4 => Register::R11D,
+            _ => Register::R11,
+        };
+        insn.set_op_register(1, t1);
+        self.at_scratch(&mut insn, 0);
+        self.encode(&insn);
+        self.done();
+    }
+
+    /// MOVS or STOS with the direction flag clear; otherwise a helper does it.
+    pub(super) fn string_one(&mut self, i: &Insn) {
+        let insn = i.insn;
+        let size = insn.memory_size().size() as u32;
+        let movs = insn.op1_kind() != OpKind::Register;
+        let bytes = match insn.op0_kind() {
+            OpKind::MemoryESDI => 2,
+            OpKind::MemoryESEDI => 4,
+            _ => 8,
+        };
+        self.park(i);
+        self.hot.test_gs(ctx::RFLAGS, rflags::DF as u32);
+        let down = self.hot.jcc(5);
+        if movs {
+            self.pointer(6, bytes);
+            let a = self.memory_access(&insn, size, OpAccess::Read);
+            self.access(&a);
+            self.load_zx(T1, size, 0);
+            self.hot.store(ctx::tmp(1), T1);
+            self.done();
+        }
+        self.pointer(7, bytes);
+        let a = self.memory_access(&insn, size, OpAccess::Write);
+        self.access(&Access { seg: 0, ..a });
+        if movs {
+            self.hot.load(T1, ctx::tmp(1));
+            self.store_to(T1, size, 0);
+            self.advance(6, bytes, size);
+        } else {
+            self.store_to(0, size, 0);
+        }
+        self.advance(7, bytes, size);
+        self.done();
+        let after = self.hot.here();
+        // Out of line: the helper, then on with flags parked as here.
+        let stub = self.cold.here();
+        self.to_cold.push((down, stub));
+        let index = self.execs.len() as u32;
+        self.args_cold.push((self.cold.here(), ArgKind::Exec));
+        self.cold.call(Call::Exec, index);
+        let rip = insn.ip() & self.input.mode.ip_mask();
+        let resume = if self.input.mode.one() { 0 } else { after };
+        self.execs.push(Exec {
+            action: Action::Execute(insn),
+            rip,
+            resume,
+            parked: self.parked,
+        });
+    }
+
+    /// T0 = register `n`, truncated to the address size.
+    fn pointer(&mut self, n: u8, bytes: usize) {
+        match bytes {
+            2 => self.hot.movzx16(T0, n),
+            4 => self.hot.mov32(T0, n),
+            _ => self.hot.mov(T0, n),
+        }
+    }
+
+    /// Adds `delta` to register `n` in the address size. May use T0.
+    fn advance(&mut self, n: u8, bytes: usize, delta: u32) {
+        match bytes {
+            8 => self.hot.lea(true, n, Some(n), None, delta as i32),
+            4 => self.hot.lea(false, n, Some(n), None, delta as i32),
+            _ => {
+                self.hot.lea(false, T0, Some(n), None, delta as i32);
+                self.hot.mov16(n, T0);
+            }
+        }
+    }
+}
