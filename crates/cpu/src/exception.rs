@@ -89,6 +89,13 @@ impl Exception {
             address: 0,
         }
     }
+    /// #DB with DR6 bits.
+    pub fn db(dr6: u64) -> Self {
+        Self {
+            address: dr6,
+            ..Self::new(Vector::Db)
+        }
+    }
     /// #PF at `address`.
     pub fn pf(address: u64, code: u32) -> Self {
         Self {

@@ -330,6 +330,11 @@ impl State {
         }
     }
 
+    /// Accesses that are not aligned raise #AC (SDM vol. 3, 6.15, interrupt 17).
+    pub fn checks_alignment(&self) -> bool {
+        self.rflags & rflags::AC != 0 && self.cr0 & cr0::AM != 0 && self.cpl() == 3
+    }
+
     /// Protected mode outside virtual-8086.
     pub fn protected(&self) -> bool {
         self.cr0 & cr0::PE != 0 && self.rflags & rflags::VM == 0

@@ -482,6 +482,11 @@ fn clear_entry(table: &mut JcTable, index: u16) {
 }
 
 impl Block {
+    /// Bytes of guest code.
+    pub fn guest_len(&self) -> u64 {
+        self.spans.iter().map(|(start, end)| end - start).sum()
+    }
+
     fn overlaps(&self, offset: u64, len: u64) -> bool {
         self.spans
             .iter()

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use cpu::bits::rflags;
-use cpu::{Bus, Exception, Exit, Fault, RunState, Signals, Vector, signal};
+use cpu::bits::{debugctl, dr6, rflags};
+use cpu::{Bus, Exception, Exit, Fault, RunState, Signals, signal};
 use pgm::{PageFlags, PhysMap};
 
 use crate::Error;
 use crate::blocks::{Blocks, Invalidated, Key, SPLIT};
 use crate::ctx::Ctx;
+use crate::debug::Watches;
 use crate::mode::{Mode, fast_limits};
 use crate::peers::{Peer, Peers, Unwrite};
 use crate::sys::{self, Event, Flush, Sys};
@@ -83,6 +84,16 @@ pub struct Core {
     pub exit: Option<Exit>,
     /// The instruction that runs was started with TF set.
     pub step: bool,
+    /// Where it is, and where the next one is: with BTF only branches trap.
+    stepped: (u64, u64),
+    /// DR6 bits of breakpoints that the instruction hit.
+    pub debug: u64,
+    /// It loaded SS: traps after it wait for the next one (SDM vol. 3, 6.8.3).
+    pub inhibit: bool,
+    /// The next instruction goes into a block of its own.
+    pub single: bool,
+    /// Debug registers that watches were made from.
+    watched: ([u64; 8], bool),
     /// Pieces of the access in the bounce buffer: place, bytes.
     pub bounce: Vec<(Place, usize)>,
     /// There is one piece, and it is written where it is: only to be reported.
@@ -117,6 +128,11 @@ impl Core {
             jc_table: 0,
             exit: None,
             step: false,
+            stepped: (0, 0),
+            debug: 0,
+            inhibit: false,
+            single: false,
+            watched: ([0; 8], false),
             bounce: Vec::new(),
             in_place: false,
             global: false,
@@ -141,9 +157,11 @@ impl Core {
             bus: self.bus.as_ref(),
             cpu: self.cpu,
             flush: Flush::None,
+            debug: 0,
         };
         let result = f(&mut sys);
         let flush = sys.flush;
+        self.debug |= sys.debug;
         self.mmu.sync(&ctx.state);
         self.flush(ctx, flush);
         self.forget_written(ctx);
@@ -188,6 +206,9 @@ impl Core {
     pub fn raise(&mut self, ctx: &mut Ctx, e: Exception, rip: u64) {
         self.stats.exceptions += 1;
         self.step = false;
+        // An instruction that faults is made again, and hits again.
+        self.debug = 0;
+        self.mmu.hits = 0;
         ctx.state.rip = rip;
         self.deliver(ctx, Event::Exception(e));
     }
@@ -310,16 +331,14 @@ impl Core {
             if self.exit.is_some() {
                 break thunks::exit_address();
             }
-            if std::mem::take(&mut self.step) {
-                // DR6.BS.
-                let e = Exception {
-                    vector: Vector::Db,
-                    code: 0,
-                    address: 1 << 14,
-                };
-                let rip = ctx.state.rip;
-                self.raise(ctx, e, rip);
-                continue;
+            let inhibit = std::mem::take(&mut self.inhibit);
+            if self.step || self.debug | self.mmu.hits != 0 {
+                let traps = self.traps(ctx, inhibit);
+                if traps != 0 {
+                    let rip = ctx.state.rip;
+                    self.raise(ctx, Exception::db(traps), rip);
+                    continue;
+                }
             }
             if !self.attend(ctx) {
                 continue;
@@ -329,10 +348,32 @@ impl Core {
                 continue;
             }
             let shadow = std::mem::take(&mut ctx.state.shadow);
-            self.enter_mode(ctx, shadow);
+            let mut single = std::mem::take(&mut self.single) | shadow;
+            // RF is for one instruction (SDM vol. 3, 17.3.1.1).
+            let resume = ctx.state.rflags & rflags::RF != 0;
+            ctx.state.rflags &= !rflags::RF;
+            if (ctx.state.dr[7] | self.watched.0[7]) & 0xff != 0 {
+                self.watch(ctx);
+                let at = Mode::of(&ctx.state).linear(ctx.state.rip);
+                if self.mmu.watches.code_on_page(at) {
+                    single = true;
+                    let hits = self.mmu.watches.at(at);
+                    if hits != 0 && !resume && !inhibit {
+                        let rip = ctx.state.rip;
+                        self.raise(ctx, Exception::db(hits), rip);
+                        continue;
+                    }
+                }
+            }
+            self.enter_mode(ctx, single);
             match self.block_at(ctx, ctx.state.rip) {
                 Ok(Some(block)) => {
                     self.step = ctx.state.rflags & rflags::TF != 0;
+                    if self.step {
+                        let rip = ctx.state.rip;
+                        let len = self.blocks.block(block).guest_len();
+                        self.stepped = (rip, rip.wrapping_add(len) & self.mode.ip_mask());
+                    }
                     break self.blocks.entry(block, false);
                 }
                 Ok(None) => {}
@@ -344,6 +385,44 @@ impl Core {
         };
         ctx.hflags = ctx.state.rflags;
         host
+    }
+
+    /// DR6 bits of the traps that follow the last instruction. `inhibit`: it loaded SS, and
+    /// breakpoints that it hit are kept for the next one.
+    fn traps(&mut self, ctx: &Ctx, inhibit: bool) -> u64 {
+        let mut traps = self.debug | self.mmu.hits;
+        (self.debug, self.mmu.hits) = (0, 0);
+        let step = std::mem::take(&mut self.step);
+        if inhibit {
+            self.debug = traps;
+            return 0;
+        }
+        let rip = ctx.state.rip;
+        let went_on = rip == self.stepped.0 || rip == self.stepped.1;
+        if step && !(ctx.state.debugctl & debugctl::BTF != 0 && went_on) {
+            traps |= dr6::BS;
+        }
+        traps
+    }
+
+    /// Makes the watches those of the debug registers.
+    fn watch(&mut self, ctx: &mut Ctx) {
+        let mut now = (ctx.state.dr, ctx.state.long_mode());
+        now.0[6] = 0;
+        if now == self.watched {
+            return;
+        }
+        self.watched = now;
+        let watches = Watches::of(&now.0, now.1);
+        if watches != self.mmu.watches {
+            self.mmu.watches = watches;
+            self.flush(ctx, Flush::All);
+        }
+    }
+
+    /// Whether the instruction at offset `rip` needs a look before it runs.
+    pub fn breaks(&self, rip: u64) -> bool {
+        self.mode.debug() && self.mmu.watches.code_on_page(self.mode.linear(rip))
     }
 
     /// Makes the mode of `ctx.state` the current one.

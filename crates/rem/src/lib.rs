@@ -19,6 +19,7 @@ mod cache;
 mod classify;
 mod core;
 pub mod ctx;
+mod debug;
 mod emit;
 mod fpu;
 mod host;
@@ -212,6 +213,7 @@ impl Engine for Rem {
         let (c, core) = unsafe { (&mut *ctx, &mut *self.core) };
         core.flush(c, sys::Flush::All);
         core.step = false;
+        core.debug = 0;
     }
 
     fn statistics(&self) -> Vec<(String, u64)> {

@@ -27,6 +27,7 @@ const OSFXSR: u32 = 1 << 12;
 const AVX: u32 = 1 << 13;
 const ONE: u32 = 1 << 14;
 const DEBUG: u32 = 1 << 15;
+const ALIGN: u32 = 1 << 16;
 
 impl Mode {
     /// The mode `state` is in. `has_avx`: the guest may see AVX at all.
@@ -68,7 +69,8 @@ impl Mode {
             (state.cr4 & cr4::OSFXSR != 0, OSFXSR),
             (state.cr4 & cr4::OSXSAVE != 0 && state.xcr0 & 6 == 6, AVX),
             (state.rflags & rflags::TF != 0, ONE),
-            (state.dr[7] & 0xff != 0, DEBUG),
+            (watches_code(state.dr[7]), DEBUG),
+            (state.checks_alignment(), ALIGN),
         ] {
             bits |= if on { bit } else { 0 };
         }
@@ -139,9 +141,14 @@ impl Mode {
         self.bits & ONE != 0
     }
 
-    /// Debug registers may match.
+    /// There are breakpoints on code.
     pub fn debug(&self) -> bool {
         self.bits & DEBUG != 0
+    }
+
+    /// Accesses must be aligned (#AC).
+    pub fn aligned(&self) -> bool {
+        self.bits & ALIGN != 0
     }
 
     /// CR0.TS.
@@ -186,6 +193,11 @@ impl Mode {
             self.cs_base.wrapping_add(rip) & 0xffff_ffff
         }
     }
+}
+
+/// Whether DR7 enables a breakpoint on execution.
+fn watches_code(dr7: u64) -> bool {
+    dr7 & 0xff != 0 && (0..4).any(|n| matches!(crate::debug::control(dr7, n), (true, 0, _)))
 }
 
 fn flat(state: &State, seg: Seg) -> bool {

@@ -1,6 +1,7 @@
 //! Calls from translated code.
 
 use cpu::{Exception, Fault, Vector};
+use iced_x86::Mnemonic;
 
 use crate::core::Core;
 use crate::ctx::{Call, Class, Ctx};
@@ -78,7 +79,10 @@ fn cluster(ctx: &mut Ctx, core: &mut Core, site: &Site, range: Range) -> Fault<O
     let (start, span) = (ctx.t0, u64::from(range.span));
     let class = core.mode.class();
     let linear = start.wrapping_add(range.first.into());
-    if start & 0xfff > 0x1000 - span || core.mode.code64() && !sys::canonical(start) {
+    if core.mmu.watches.data
+        || start & 0xfff > 0x1000 - span
+        || core.mode.code64() && !sys::canonical(start)
+    {
         return Ok(None);
     }
     // Only what the instruction itself does may mark the page dirty.
@@ -131,6 +135,18 @@ fn access(ctx: &mut Ctx, core: &mut Core, site: &Site) -> Fault<Option<u64>> {
         } else {
             Exception::gp(0)
         });
+    }
+    if core.mode.aligned() && misaligned(linear, size) {
+        return Err(Exception::new(Vector::Ac));
+    }
+    if core.mmu.watches.data {
+        let hits = core.mmu.watches.hits(linear, size, site.write);
+        if hits != 0 && !core.mode.one() {
+            // Once more, in a block that ends with the instruction.
+            core.single = true;
+            return Ok(None);
+        }
+        core.debug |= hits;
     }
     let room = 0x1000 - (linear & 0xfff);
     core.bounce.clear();
@@ -268,11 +284,18 @@ fn exec(ctx: &mut Ctx, core: &mut Core) -> u64 {
         }
     };
     match result {
-        Ok(Flow::Next) if e.resume != 0 && *ctx.poll.get_mut() == 0 => {
+        Ok(Flow::Next)
+            if e.resume != 0 && *ctx.poll.get_mut() == 0 && core.debug | core.mmu.hits == 0 =>
+        {
             ctx.hflags = ctx.state.rflags;
             return core.blocks.cache.address(e.resume);
         }
         Ok(Flow::Jump) if software_interrupt(&e.action) => core.step = false,
+        // SYSCALL traps by what it leaves of TF.
+        Ok(Flow::Jump) if is(&e.action, |m| m == Mnemonic::Syscall) => {
+            core.step &= ctx.state.rflags & cpu::bits::rflags::TF != 0;
+        }
+        Ok(Flow::Next) if loads_ss(&e.action) => core.inhibit = true,
         Ok(Flow::Next | Flow::Jump | Flow::Halt) => {}
         // Not finished: no single-step trap yet.
         Ok(Flow::Repeat) => {}
@@ -286,10 +309,29 @@ fn exec(ctx: &mut Ctx, core: &mut Core) -> u64 {
     core.dispatch(ctx)
 }
 
+/// Whether an access of `size` bytes has to be aligned and is not (SDM vol. 3, table 6-7; the
+/// 10-byte floating-point format counts as 8).
+fn misaligned(linear: u64, size: u64) -> bool {
+    let to = if size == 10 { 8 } else { size };
+    matches!(to, 2 | 4 | 8) && linear & (to - 1) != 0
+}
+
+fn is(action: &Action, what: impl Fn(Mnemonic) -> bool) -> bool {
+    matches!(action, Action::Execute(i) if what(i.mnemonic()))
+}
+
+/// MOV and POP to SS hold traps off.
+fn loads_ss(action: &Action) -> bool {
+    matches!(action, Action::Execute(i) if i.op0_register() == iced_x86::Register::SS
+        && matches!(i.mnemonic(), Mnemonic::Mov | Mnemonic::Pop))
+}
+
 /// INT n and the like clear TF on their way: no single-step trap follows.
 fn software_interrupt(action: &Action) -> bool {
-    use iced_x86::Mnemonic as M;
-    matches!(action, Action::Execute(i) if matches!(i.mnemonic(), M::Int | M::Int1 | M::Int3 | M::Into))
+    use Mnemonic as M;
+    is(action, |m| {
+        matches!(m, M::Int | M::Int1 | M::Int3 | M::Into)
+    })
 }
 
 fn link(ctx: &mut Ctx, core: &mut Core) -> u64 {
@@ -298,7 +340,7 @@ fn link(ctx: &mut Ctx, core: &mut Core) -> u64 {
     let target = link.target;
     take_parked_flags(ctx, link.parked);
     ctx.state.rip = target;
-    if core.mode.one() {
+    if core.mode.one() || core.breaks(target) {
         return core.dispatch(ctx);
     }
     let flushes = core.blocks.full_flushes;
@@ -320,7 +362,7 @@ fn jump(ctx: &mut Ctx, core: &mut Core) -> u64 {
     let target = ctx.t0;
     take_parked_flags(ctx, true);
     ctx.state.rip = target;
-    if core.mode.one() || *ctx.poll.get_mut() != 0 {
+    if core.mode.one() || *ctx.poll.get_mut() != 0 || core.breaks(target) {
         return core.dispatch(ctx);
     }
     match core.block_at(ctx, target) {

@@ -9,6 +9,7 @@ use cpu::{Fault, State};
 use pgm::{PageFlags, PhysHandler, PhysMap, Ram, Target};
 
 use crate::ctx::{CLASSES, Class, TLB_SIZE, Tables};
+use crate::debug::Watches;
 use crate::sys::walk::{self, Access};
 use crate::sys::{As, LinearMemory};
 
@@ -51,6 +52,10 @@ pub struct Mmu {
     pub code_writes: Vec<(u64, u64)>,
     /// Page walks done.
     pub walks: u64,
+    /// Data that is watched: its pages get no entries.
+    pub watches: Watches,
+    /// DR6 bits of the data breakpoints that helpers' accesses hit.
+    pub hits: u64,
     /// Recent instruction fetches.
     fetches: Box<[Fetch; FETCHES]>,
 }
@@ -104,6 +109,8 @@ impl Mmu {
             large: (u64::MAX, 0),
             code_writes: Vec::new(),
             walks: 0,
+            watches: Watches::default(),
+            hits: 0,
             fetches: Box::new([NO_FETCH; FETCHES]),
         }
     }
@@ -168,7 +175,7 @@ impl Mmu {
                 self.large.1.max(start + (w.size - 1)),
             );
         }
-        if !self.phys.page_is_uniform(w.gpa) {
+        if !self.phys.page_is_uniform(w.gpa) || self.watches.data_on_page(linear) {
             return Ok(place);
         }
         let page = linear & !(PAGE - 1);
@@ -383,6 +390,13 @@ impl Linear<'_> {
         (at < PAGE && at + len as u64 <= PAGE).then(|| (table.host[i] + at) as *mut u8)
     }
 
+    /// Notes the data breakpoints an access of the guest's hits.
+    fn watch(&mut self, addr: u64, len: usize, who: As, write: bool) {
+        if self.mmu.watches.data && who != As::System {
+            self.mmu.hits |= self.mmu.watches.hits(addr, len as u64, write);
+        }
+    }
+
     fn mask(&self, addr: u64) -> u64 {
         if self.mmu.view.efer & cpu::bits::efer::LMA != 0 {
             addr
@@ -420,6 +434,7 @@ impl LinearMemory for Linear<'_> {
             unsafe { std::ptr::copy_nonoverlapping(host, data.as_mut_ptr(), data.len()) };
             return Ok(());
         }
+        self.watch(addr, data.len(), who, false);
         let mut done = 0;
         for (place, n) in self.places(addr, data.len(), class, false)? {
             self.mmu.read_place(&place, &mut data[done..done + n]);
@@ -436,6 +451,7 @@ impl LinearMemory for Linear<'_> {
             unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), host, data.len()) };
             return Ok(());
         }
+        self.watch(addr, data.len(), who, true);
         let mut done = 0;
         for (place, n) in self.places(addr, data.len(), class, true)? {
             self.mmu.write_place(&place, &data[done..done + n]);
@@ -453,7 +469,15 @@ impl LinearMemory for Linear<'_> {
         self.places(addr, len, class, true).map(|_| ())
     }
 
+    fn watched(&self) -> bool {
+        self.mmu.hits != 0
+    }
+
     fn is_memory(&mut self, addr: u64, write: bool) -> bool {
+        if self.mmu.watches.data_on_page(addr) {
+            // One element at a time, for the trap after the one that hits.
+            return false;
+        }
         let class = self.mmu.class(As::Current);
         let addr = self.mask(addr);
         if self.hit(addr, 1, class, write).is_some() {

@@ -102,7 +102,7 @@ impl Machine {
         phys.write(PML4, &(PDPT | 3).to_le_bytes());
         phys.write(PDPT, &(PD | 3).to_le_bytes());
         for i in 0..8u64 {
-            phys.write(PD + 8 * i, &(i * 2 * MIB | 0x83).to_le_bytes());
+            phys.write(PD + 8 * i, &((i * 2 * MIB) | 0x83).to_le_bytes());
         }
         phys.write(PD + 8 * (SMALL / (2 * MIB)), &(PT | 3).to_le_bytes());
         for i in 0..512u64 {

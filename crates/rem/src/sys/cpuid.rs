@@ -49,9 +49,10 @@ pub(super) mod feature {
     pub const LM: Feature = (0x8000_0001, 3, 29);
 }
 
-/// Whether CPUID shows `feature`.
+/// Whether CPUID shows `feature`. A machine whose CPUID says nothing at all hides nothing.
 pub(super) fn has(sys: &Sys<'_>, (leaf, register, bit): Feature) -> bool {
     sys.bus.cpuid(sys.cpu, leaf, 0)[register] >> bit & 1 != 0
+        || sys.bus.cpuid(sys.cpu, 0, 0) == [0; 4]
 }
 
 /// CPUID.

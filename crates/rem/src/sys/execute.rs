@@ -32,6 +32,8 @@ pub fn execute(sys: &mut Sys<'_>, insn: &Instruction) -> Fault<Flow> {
             sys.state.rip = next;
             sys.state.rflags &= !rflags::RF;
         }
+        // What interrupts a string instruction finds RF set (SDM vol. 3, 17.3.1.1).
+        Ok(Flow::Repeat) => sys.state.rflags |= rflags::RF,
         Ok(_) => {}
         Err(_) => sys.state.shadow = shadow,
     }

@@ -1,6 +1,6 @@
 //! Entering the handlers of exceptions and interrupts (SDM vol. 3, chapter 6, 20.3 and 6.14).
 
-use cpu::bits::{cr4, rflags};
+use cpu::bits::{cr4, debugctl, rflags};
 use cpu::{Exception, Fault, RunState, Seg, SegReg, Vector, attr};
 
 use super::operand::mask;
@@ -106,6 +106,8 @@ fn note(sys: &mut Sys<'_>, e: Exception) {
         Vector::Db => {
             sys.state.dr[6] |= e.address;
             sys.state.dr[7] &= !super::control::dr7::GD;
+            // Branch stepping has to be asked for again (SDM vol. 3, 17.4.4).
+            sys.state.debugctl &= !debugctl::BTF;
         }
         _ => {}
     }

@@ -58,6 +58,11 @@ pub trait LinearMemory {
     /// order, so anything else is false.
     fn is_memory(&mut self, addr: u64, write: bool) -> bool;
 
+    /// Whether an access since the last instruction hit a data breakpoint.
+    fn watched(&self) -> bool {
+        false
+    }
+
     /// Guest-physical memory: PDPTEs are read from it.
     fn phys(&self) -> &PhysMap;
 

@@ -58,6 +58,8 @@ pub struct Sys<'a> {
     pub cpu: usize,
     /// What the instruction invalidated; only ever grows.
     pub flush: Flush,
+    /// DR6 bits of I/O breakpoints it hit: a trap follows.
+    pub debug: u64,
 }
 
 /// TLB entries that are no longer valid.

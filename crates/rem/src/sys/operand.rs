@@ -222,6 +222,7 @@ impl Sys<'_> {
             return Ok(self.get(insn.op_register(op)) & mask(size));
         }
         let addr = linear(self, insn, op, size, false)?;
+        self.need_aligned(addr, size)?;
         self.mem.read_u(addr, size, As::Current)
     }
 
@@ -238,7 +239,19 @@ impl Sys<'_> {
             return Ok(());
         }
         let addr = linear(self, insn, op, size, true)?;
+        self.need_aligned(addr, size)?;
         self.mem.write_u(addr, size, value, As::Current)
+    }
+
+    /// #AC for an access of `size` bytes that ought to be aligned and is not.
+    pub(super) fn need_aligned(&self, addr: u64, size: usize) -> Fault {
+        if self.state.rflags & cpu::bits::rflags::AC != 0
+            && self.state.checks_alignment()
+            && !addr.is_multiple_of(size as u64)
+        {
+            return Err(Exception::new(cpu::Vector::Ac));
+        }
+        Ok(())
     }
 
     /// #GP(0) unless the privilege level is 0.

@@ -1,6 +1,6 @@
 //! IN and OUT, and the permission to use a port (SDM vol. 1, 19.5).
 
-use cpu::bits::cr0;
+use cpu::bits::{cr0, cr4};
 use cpu::{Exception, Fault, Vector};
 use iced_x86::{Instruction, OpKind};
 
@@ -33,6 +33,22 @@ pub(super) fn check(sys: &mut Sys<'_>, port: u16, size: usize) -> Fault {
     Ok(())
 }
 
+/// Notes the I/O breakpoints that an access to `size` bytes at `port` hits (SDM vol. 3, 17.2.4:
+/// R/W 2 while CR4.DE is set).
+pub(super) fn watch(sys: &mut Sys<'_>, port: u16, size: usize) {
+    if sys.state.dr[7] & 0xff == 0 || sys.state.cr4 & cr4::DE == 0 {
+        return;
+    }
+    for n in 0..4 {
+        let (enabled, rw, len) = crate::debug::control(sys.state.dr[7], n);
+        let start = sys.state.dr[n] & !(len - 1);
+        let (first, end) = (u64::from(port), u64::from(port) + size as u64);
+        if enabled && rw == 2 && first < start.wrapping_add(len) && start < end {
+            sys.debug |= 1 << n;
+        }
+    }
+}
+
 fn number(sys: &Sys<'_>, insn: &Instruction, op: u32) -> u16 {
     if insn.op_kind(op) == OpKind::Immediate8 {
         u16::from(insn.immediate8())
@@ -46,6 +62,7 @@ pub(super) fn input(sys: &mut Sys<'_>, insn: &Instruction) -> Fault {
     let port = number(sys, insn, 1);
     let size = insn.op0_register().size();
     check(sys, port, size)?;
+    watch(sys, port, size);
     let value = sys.bus.port_read(sys.cpu, port, size as u8);
     sys.set(insn.op0_register(), u64::from(value));
     Ok(())
@@ -56,6 +73,7 @@ pub(super) fn output(sys: &mut Sys<'_>, insn: &Instruction) -> Fault {
     let port = number(sys, insn, 0);
     let size = insn.op1_register().size();
     check(sys, port, size)?;
+    watch(sys, port, size);
     let value = sys.get(insn.op1_register()) as u32;
     sys.bus.port_write(sys.cpu, port, size as u8, value);
     Ok(())

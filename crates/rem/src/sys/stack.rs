@@ -89,6 +89,14 @@ impl Stack {
         Err(Exception::ss(self.code))
     }
 
+    /// Stacks of inner levels are not checked for alignment.
+    fn need_aligned(&self, sys: &Sys<'_>, at: u64, size: usize) -> Fault {
+        match self.who {
+            As::Current => sys.need_aligned(at, size),
+            _ => Ok(()),
+        }
+    }
+
     /// Pushes the low `size` bytes of `value`.
     ///
     /// # Errors
@@ -111,6 +119,7 @@ impl Stack {
     ) -> Fault {
         let sp = self.sp.wrapping_sub(size as u64) & mask(self.width);
         let at = self.linear(sp, written, true)?;
+        self.need_aligned(sys, at, size)?;
         sys.mem.write_u(at, written, value, self.who)?;
         self.sp = sp;
         Ok(())
@@ -122,6 +131,7 @@ impl Stack {
     /// #SS, #PF.
     pub fn pop(&mut self, sys: &mut Sys<'_>, size: usize) -> Fault<u64> {
         let at = self.linear(self.sp, size, false)?;
+        self.need_aligned(sys, at, size)?;
         let value = sys.mem.read_u(at, size, self.who)?;
         self.skip(size as u64);
         Ok(value)

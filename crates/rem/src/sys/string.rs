@@ -138,7 +138,9 @@ impl Run {
                 done * self.unit as u64
             };
             budget = budget.saturating_sub(cost);
-            if budget == 0 || stepping {
+            // A breakpoint's trap follows the element that hit it.
+            let trapped = sys.debug != 0 || sys.mem.watched();
+            if budget == 0 || stepping || trapped {
                 return Ok(Flow::Repeat);
             }
         }
@@ -187,6 +189,7 @@ impl Run {
         let offset = sys.gpr(index, self.width);
         let unit = self.unit as u64;
         let at = sys.linear_at(seg, offset, self.unit, write)?;
+        sys.need_aligned(at, self.unit)?;
         let in_page = at % PAGE as u64;
         let fit = if in_page + unit > PAGE as u64 {
             1
@@ -325,14 +328,15 @@ impl Run {
 
     fn ins(&self, sys: &mut Sys<'_>, most: u64) -> Fault<u64> {
         let (to, mut n) = self.span(sys, 7, most, true)?;
-        if self.down {
+        let dx = sys.gpr(2, 2) as u16;
+        port::watch(sys, dx, self.unit);
+        if self.down || sys.debug != 0 {
             n = 1;
         }
         let mut buffer = [0; PAGE];
         let data = &mut buffer[..n as usize * self.unit];
         // What a device gives cannot be given back.
         sys.mem.probe_write(to, data.len(), As::Current)?;
-        let dx = sys.gpr(2, 2) as u16;
         if n == 1 {
             let value = sys.bus.port_read(sys.cpu, dx, self.unit as u8);
             data.copy_from_slice(&value.to_le_bytes()[..self.unit]);
@@ -345,13 +349,14 @@ impl Run {
 
     fn outs(&self, sys: &mut Sys<'_>, most: u64) -> Fault<u64> {
         let (from, mut n) = self.span(sys, 6, most, false)?;
-        if self.down {
+        let dx = sys.gpr(2, 2) as u16;
+        port::watch(sys, dx, self.unit);
+        if self.down || sys.debug != 0 {
             n = 1;
         }
         let mut buffer = [0; PAGE];
         let data = &mut buffer[..n as usize * self.unit];
         sys.mem.read(from, data, As::Current)?;
-        let dx = sys.gpr(2, 2) as u16;
         if n == 1 {
             let mut value = [0; 4];
             value[..self.unit].copy_from_slice(data);

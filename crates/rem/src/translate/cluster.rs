@@ -68,7 +68,7 @@ pub(super) fn plan(
     info: &mut InstructionInfoFactory,
 ) -> Vec<Cluster> {
     let wide = input.mode.code64() || input.mode.bitness() == 32 && input.mode.stack_bytes() == 4;
-    if input.split || !wide || input.mode.one() {
+    if input.split || !wide || input.mode.one() || input.mode.aligned() || input.mode.debug() {
         return Vec::new();
     }
     let mut t = Tracker {

@@ -204,6 +204,15 @@ impl Builder<'_> {
             self.hot.add_gs(false, T0, ctx::seg_base(a.seg));
         }
         let probe = self.hot.here();
+        if mode.aligned() && matches!(a.size, 2 | 4 | 8 | 10) {
+            let stub = self.cold.here();
+            self.args_cold.push((stub, ArgKind::Site));
+            self.cold.call(Call::Mem, index);
+            let low = if a.size == 10 { 7 } else { a.size as u8 - 1 };
+            self.hot.put(&[0x41, 0xf6, 0xc2, low]); // test r10b, low
+            let at = self.hot.jcc(5);
+            self.to_cold.push((at, stub));
+        }
         let table = ctx::tlb(mode.class(), a.write);
         let miss = self.hot.probe(table, a.size);
         let stub = self.cold.here();

@@ -133,8 +133,9 @@ impl Bus for Devices {
     }
     fn cpuid(&self, _: usize, leaf: u32, _: u32) -> [u32; 4] {
         match leaf {
-            _ if self.plain => [0; 4],
+            _ if self.plain => [1, 0, 0, 0],
             0 if self.amd => [0xd, u32::from_le_bytes(*b"Auth"), 0, 0],
+            0 => [0xd, 0, 0, 0],
             0xd => [7, 0, 832, 0],
             // Everything there is, but for MONITOR and the APERF pair.
             1 => [leaf, 0, !(1 << 3), !0],
@@ -226,6 +227,8 @@ pub struct Machine {
     pub mem: Memory,
     pub bus: Devices,
     pub flush: Flush,
+    /// I/O breakpoints that the last instruction hit.
+    pub debug: u64,
 }
 
 impl Machine {
@@ -265,6 +268,7 @@ impl Machine {
             state,
             bus: Devices::default(),
             flush: Flush::None,
+            debug: 0,
         }
     }
 
@@ -451,9 +455,11 @@ impl Machine {
             bus: &self.bus,
             cpu: 0,
             flush: Flush::None,
+            debug: 0,
         };
         let result = f(&mut sys);
         self.flush = sys.flush;
+        self.debug = sys.debug;
         result
     }
 

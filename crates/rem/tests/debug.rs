@@ -1,0 +1,365 @@
+//! Breakpoints, single steps and alignment checks on the engine. Each handler is a HLT: the engine
+//! comes back with the frame on the stack.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::{Arc, Mutex};
+
+use cpu::bits::{cr0, cr4, dr6, efer, rflags};
+use cpu::{Bus, Engine, Exit, RunState, Seg, SegReg, Signals, State, attr};
+use pgm::{PhysMap, Ram, RegionKind, WriteFlags};
+
+#[derive(Default)]
+struct Ports(Arc<Signals>, Mutex<Vec<u16>>);
+
+impl Bus for Ports {
+    fn port_read(&self, _: usize, _: u16, _: u8) -> u32 {
+        0
+    }
+    fn port_write(&self, _: usize, port: u16, _: u8, _: u32) {
+        self.1.lock().unwrap().push(port);
+    }
+    fn port_read_string(&self, _: usize, _: u16, _: u8, data: &mut [u8]) {
+        data.fill(0);
+    }
+    fn port_write_string(&self, _: usize, port: u16, size: u8, data: &[u8]) {
+        let n = data.len() / usize::from(size);
+        self.1.lock().unwrap().extend(vec![port; n]);
+    }
+    fn interrupt_pending(&self, _: usize) -> bool {
+        false
+    }
+    fn interrupt_acknowledge(&self, _: usize) -> Option<u8> {
+        None
+    }
+    fn cr8(&self, _: usize) -> u8 {
+        0
+    }
+    fn set_cr8(&self, _: usize, _: u8) {}
+    fn apic_msr_read(&self, _: usize, _: u32) -> Option<u64> {
+        None
+    }
+    fn apic_msr_write(&self, _: usize, _: u32, _: u64) -> bool {
+        false
+    }
+    fn tsc(&self) -> u64 {
+        0
+    }
+    fn tsc_delta(&self) -> Option<u64> {
+        None
+    }
+    fn cpuid(&self, _: usize, _: u32, _: u32) -> [u32; 4] {
+        [0; 4]
+    }
+    fn ferr(&self, _: usize) {}
+    fn signals(&self, _: usize) -> &Arc<Signals> {
+        &self.0
+    }
+}
+
+const PML4: u64 = 0x1000;
+const GDT: u64 = 0x4000;
+const IDT: u64 = 0x5000;
+const HANDLERS: u64 = 0x6000;
+const TSS: u64 = 0x7000;
+const STACK: u64 = 0x9000;
+const CODE: u64 = 0x10000;
+const DATA: u64 = 0x20000;
+
+struct Guest {
+    phys: Arc<PhysMap>,
+    bus: Arc<Ports>,
+    engine: Box<dyn Engine>,
+    s: State,
+}
+
+/// What a handler found: vector, return address, flags.
+type Frame = (u64, u64, u64);
+
+impl Guest {
+    /// 64-bit mode at level 0, everything mapped one to one, `code` at [`CODE`].
+    fn new(code: &[u8]) -> Self {
+        let ram = Ram::new(8 << 20).unwrap();
+        let block = ram.alloc(4 << 20).unwrap();
+        let phys = PhysMap::new(ram);
+        let writes = WriteFlags::ReadWrite;
+        phys.add(0, 4 << 20, 0, RegionKind::Memory { block, writes })
+            .unwrap();
+        let put = |at: u64, value: u64| phys.write(at, &value.to_le_bytes());
+        put(PML4, 0x2007);
+        put(0x2000, 0x3007);
+        put(0x3000, 0x87);
+        put(0x3008, 0x20_0087);
+        put(GDT + 8, 0x00af_9b00_0000_ffff);
+        for vector in 0..256 {
+            let target = HANDLERS + vector;
+            put(IDT + 16 * vector, 0x8e00 << 32 | 8 << 16 | target);
+        }
+        put(TSS + 4, STACK);
+        phys.write(HANDLERS, &[0xf4; 256]);
+        phys.write(CODE, code);
+        let bus = Arc::<Ports>::default();
+        let engine = rem::Rem::new(0, phys.clone(), bus.clone()).unwrap();
+        let mut s = State::reset(0);
+        s.cr0 = cr0::PE | cr0::PG | cr0::NE | cr0::ET | cr0::WP;
+        s.cr4 = cr4::PAE | cr4::OSFXSR | cr4::DE;
+        s.cr3 = PML4;
+        s.efer = efer::LME | efer::LMA;
+        s.gdtr.base = GDT;
+        s.idtr.base = IDT;
+        s.idtr.limit = 0xfff;
+        s.tr = SegReg {
+            base: TSS,
+            limit: 0x67,
+            attr: attr::P | 11,
+            sel: 0x28,
+        };
+        let mut g = Self {
+            phys,
+            bus,
+            engine,
+            s,
+        };
+        g.level(0);
+        g
+    }
+
+    fn level(&mut self, cpl: u32) {
+        let flat = attr::P | attr::S | attr::RW | attr::ACCESSED | attr::G;
+        let dpl = cpl << attr::DPL_SHIFT;
+        let reg = |more: u32, sel: u16| SegReg {
+            base: 0,
+            limit: u32::MAX,
+            attr: flat | dpl | more,
+            sel: sel | cpl as u16,
+        };
+        self.s.seg = [reg(attr::DB, 0x10); 6];
+        self.s.seg[Seg::Cs as usize] = reg(attr::CODE | attr::L, 8);
+        self.s.rip = CODE;
+        self.s.gpr[4] = STACK - 0x200;
+        self.s.rflags = 2;
+    }
+
+    fn get(&self, at: u64) -> u64 {
+        let mut b = [0; 8];
+        self.phys.read(at, &mut b);
+        u64::from_le_bytes(b)
+    }
+
+    /// Enables breakpoint `n`.
+    fn breakpoint(&mut self, n: usize, at: u64, rw: u64, len: u64) {
+        self.s.dr[n] = at;
+        self.s.dr[7] |= 2 << (2 * n) | (rw | len << 2) << (16 + 4 * n);
+    }
+
+    /// Runs to a HLT: of a handler (its frame), or of the code (`None`).
+    fn run(&mut self) -> Option<Frame> {
+        self.engine.state_changed();
+        assert_eq!(self.engine.run(&mut self.s), Exit::Halted);
+        assert_eq!(self.s.run, RunState::Halted);
+        self.s.run = RunState::Running;
+        let vector = self.s.rip.wrapping_sub(HANDLERS + 1);
+        if vector > 255 {
+            return None;
+        }
+        let sp = self.s.gpr[4]
+            + if matches!(vector, 8 | 10..=14 | 17) {
+                8
+            } else {
+                0
+            };
+        Some((vector, self.get(sp), self.get(sp + 16)))
+    }
+
+    /// Goes back to where the frame says, with `more` flags.
+    fn resume(&mut self, frame: Frame, more: u64) -> Option<Frame> {
+        self.s.gpr[4] = STACK - 0x200;
+        self.s.rip = frame.1;
+        self.s.rflags = frame.2 | more;
+        self.s.dr[6] = 0xffff_0ff0;
+        self.run()
+    }
+
+    fn hit(&self) -> u64 {
+        self.s.dr[6] & (dr6::B | dr6::BS | dr6::BD)
+    }
+}
+
+/// `mov [DATA], eax; mov ecx, [DATA]; nop; hlt`
+const STORE_LOAD: [u8; 16] = [
+    0x89, 0x04, 0x25, 0, 0, 2, 0, 0x8b, 0x0c, 0x25, 0, 0, 2, 0, 0x90, 0xf4,
+];
+
+#[test]
+fn data_breakpoints_trap_after_the_access() {
+    let mut g = Guest::new(&STORE_LOAD);
+    assert_eq!(g.run(), None, "the page is in the TLB");
+    g.level(0);
+    g.s.gpr[0] = 77;
+    g.breakpoint(1, DATA, 1, 3);
+    let f = g.run().unwrap();
+    assert_eq!((f.0, f.1), (1, CODE + 7));
+    assert_eq!(g.hit(), 2);
+    assert_eq!(g.get(DATA), 77, "it is a trap");
+    assert_eq!(f.2 & rflags::RF, 0);
+    assert_eq!(g.resume(f, 0), None, "reads are not watched");
+    // Accesses of both kinds, and one byte in the middle.
+    g.level(0);
+    g.breakpoint(1, DATA + 2, 3, 0);
+    let f = g.run().unwrap();
+    assert_eq!((f.1, g.hit()), (CODE + 7, 2));
+    let f = g.resume(f, 0).unwrap();
+    assert_eq!((f.1, g.hit()), (CODE + 14, 2));
+    assert_eq!(g.resume(f, 0), None);
+    // A neighbour on the same page.
+    g.level(0);
+    g.breakpoint(1, DATA + 4, 3, 3);
+    assert_eq!(g.run(), None);
+}
+
+#[test]
+fn repeated_string_instructions_trap_in_the_middle() {
+    // rep stosd; hlt
+    let mut g = Guest::new(&[0xf3, 0xab, 0xf4]);
+    g.s.gpr[7] = DATA;
+    g.s.gpr[1] = 8;
+    g.breakpoint(0, DATA + 12, 1, 3);
+    let f = g.run().unwrap();
+    assert_eq!((f.0, f.1), (1, CODE));
+    assert_eq!(f.2 & rflags::RF, rflags::RF);
+    assert_eq!((g.s.gpr[1], g.s.gpr[7]), (4, DATA + 16));
+    assert_eq!(g.resume(f, 0), None);
+    assert_eq!((g.s.gpr[1], g.s.gpr[7]), (0, DATA + 32));
+}
+
+#[test]
+fn code_breakpoints_fault_before_the_instruction_unless_resumed() {
+    // inc eax; inc eax; inc eax; jmp to the first; (7 bytes) ...
+    let code = [
+        0xff, 0xc0, 0xff, 0xc0, 0xff, 0xc0, 0x83, 0xf8, 5, 0x72, 0xf5, 0xf4,
+    ];
+    let mut g = Guest::new(&code);
+    assert_eq!(g.run(), None);
+    g.level(0);
+    g.s.gpr[0] = 0;
+    g.breakpoint(2, CODE + 2, 0, 0);
+    let f = g.run().unwrap();
+    assert_eq!((f.0, f.1, g.s.gpr[0]), (1, CODE + 2, 1));
+    assert_eq!(g.hit(), 4);
+    let again = g.resume(f, 0).unwrap();
+    assert_eq!(
+        (again.1, g.s.gpr[0]),
+        (CODE + 2, 1),
+        "without RF it comes again"
+    );
+    let next = g.resume(f, rflags::RF).unwrap();
+    assert_eq!(
+        (next.1, g.s.gpr[0]),
+        (CODE + 2, 4),
+        "with RF, once round the loop"
+    );
+    assert_eq!(g.resume(next, rflags::RF), None);
+}
+
+#[test]
+fn io_breakpoints_trap_and_count_every_element() {
+    // out 0x43, al; rep outsb; hlt
+    let mut g = Guest::new(&[0xe6, 0x43, 0xf3, 0x6e, 0xf4]);
+    g.s.gpr[6] = DATA;
+    g.s.gpr[1] = 2;
+    g.s.gpr[2] = 0x41;
+    // Ports 0x40 to 0x43.
+    g.breakpoint(3, 0x40, 2, 3);
+    let f = g.run().unwrap();
+    assert_eq!((f.1, g.hit()), (CODE + 2, 8));
+    let f = g.resume(f, 0).unwrap();
+    assert_eq!((f.1, g.s.gpr[1], g.hit()), (CODE + 2, 1, 8));
+    let f = g.resume(f, 0).unwrap();
+    assert_eq!((f.1, g.s.gpr[1]), (CODE + 4, 0));
+    assert_eq!(*g.bus.1.lock().unwrap(), [0x43, 0x41, 0x41]);
+    g.s.cr4 &= !cr4::DE;
+    g.level(0);
+    assert_eq!(g.run(), None, "without CR4.DE there is no such breakpoint");
+}
+
+#[test]
+fn single_steps_stop_after_each_instruction() {
+    // nop; jmp +1; hlt; cpuid; hlt
+    let mut g = Guest::new(&[0x90, 0xeb, 1, 0xf4, 0x0f, 0xa2, 0xf4]);
+    g.s.rflags |= rflags::TF;
+    let mut at = Vec::new();
+    let mut f = g.run().unwrap();
+    while f.1 != CODE + 6 {
+        at.push(f.1 - CODE);
+        assert_eq!((f.0, g.hit()), (1, dr6::BS));
+        f = g.resume(f, 0).unwrap();
+    }
+    assert_eq!(at, [1, 4]);
+    // With BTF only the jump traps; the trap takes BTF away.
+    g.level(0);
+    g.s.rflags |= rflags::TF;
+    g.s.debugctl = 2;
+    let f = g.run().unwrap();
+    assert_eq!((f.1, g.s.debugctl), (CODE + 4, 0));
+}
+
+#[test]
+fn a_load_of_ss_holds_traps_off() {
+    // mov ss, [DATA]; nop; hlt, in 64-bit code a null selector will do.
+    let mut g = Guest::new(&[0x8e, 0x14, 0x25, 0, 0, 2, 0, 0x90, 0xf4]);
+    g.breakpoint(0, DATA, 3, 1);
+    g.s.rflags |= rflags::TF;
+    let f = g.run().unwrap();
+    assert_eq!((f.0, f.1), (1, CODE + 8), "after the NOP");
+    assert_eq!(g.hit(), 1 | dr6::BS);
+}
+
+#[test]
+fn debug_registers_can_be_guarded() {
+    // mov rax, dr6
+    let mut g = Guest::new(&[0x0f, 0x21, 0xf0, 0xf4]);
+    g.s.dr[7] |= 1 << 13;
+    let f = g.run().unwrap();
+    assert_eq!((f.0, f.1, g.hit()), (1, CODE, dr6::BD));
+    assert_eq!(g.s.dr[7] & 1 << 13, 0);
+    assert_eq!(g.resume(f, 0), None);
+}
+
+#[test]
+fn alignment_is_checked_at_level_three_only() {
+    let mut code = STORE_LOAD;
+    code[3] = 2;
+    for level in [0, 3] {
+        let mut g = Guest::new(&code);
+        g.s.cr0 |= cr0::AM;
+        g.level(level);
+        g.s.rflags |= rflags::AC;
+        let f = g.run();
+        if level == 0 {
+            assert_eq!(f, None);
+            continue;
+        }
+        let f = f.unwrap();
+        assert_eq!((f.0, f.1), (17, CODE));
+        assert_eq!(g.get(g.s.gpr[4]), 0, "error code");
+        // Aligned, or unchecked, it goes through up to the HLT, which is not for level 3.
+        g.level(3);
+        assert_eq!(g.run().unwrap().0, 13);
+    }
+    // Pushes too: push rax with a stack pointer of 4 modulo 8; movsd from an odd address.
+    for (code, sp) in [
+        (&[0x50, 0xf4][..], 4),
+        (&[0xa5, 0xf4], 0),
+        (&[0xf3, 0xa5, 0xf4], 0),
+    ] {
+        let mut g = Guest::new(code);
+        g.s.cr0 |= cr0::AM;
+        g.level(3);
+        g.s.rflags |= rflags::AC;
+        g.s.gpr[4] += sp;
+        g.s.gpr[6] = DATA + 1;
+        g.s.gpr[7] = DATA + 0x100;
+        g.s.gpr[1] = 2;
+        assert_eq!(g.run().unwrap().0, 17, "{code:x?}");
+    }
+}
