@@ -12,6 +12,8 @@ use crate::{Font, Home, Picture, Serial, eventually};
 pub struct Plan<'a> {
     pub os_type: &'a str,
     pub memory_mib: u32,
+    /// Virtual processors; 0 counts as one.
+    pub cpus: u32,
     /// A raw disk image, copied into a VDI of the machine's own.
     pub disk: Option<&'a Path>,
     pub dvd: Option<&'a Path>,
@@ -36,6 +38,7 @@ impl<'a> Machine<'a> {
         let folder = home.path().to_string_lossy().into_owned();
         let serial = home.path().join(format!("{name}.serial"));
         let memory = plan.memory_mib.to_string();
+        let cpus = plan.cpus.max(1).to_string();
         home.manage(&[
             "createvm",
             "--name",
@@ -55,6 +58,8 @@ impl<'a> Machine<'a> {
         machine.modify(&[
             "--memory",
             &memory,
+            "--cpus",
+            &cpus,
             "--hwvirtex",
             if plan.hardware { "on" } else { "off" },
         ])?;

@@ -10,6 +10,7 @@ mod installer;
 mod kill;
 mod memtest;
 mod small;
+mod smp;
 
 use std::time::Duration;
 
