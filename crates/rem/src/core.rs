@@ -11,6 +11,7 @@ use crate::Error;
 use crate::blocks::{Blocks, Invalidated, Key, SPLIT};
 use crate::ctx::Ctx;
 use crate::debug::Watches;
+use crate::features::Features;
 use crate::mode::{Mode, fast_limits};
 use crate::peers::{Peer, Peers, Unwrite};
 use crate::sys::{self, Event, Flush, Sys};
@@ -92,6 +93,8 @@ pub struct Core {
     pub inhibit: bool,
     /// The next instruction goes into a block of its own.
     pub single: bool,
+    /// Instruction sets of the guest's processor.
+    pub features: Features,
     /// Debug registers that watches were made from.
     watched: ([u64; 8], bool),
     /// Pieces of the access in the bounce buffer: place, bytes.
@@ -117,6 +120,7 @@ impl Core {
         let peer = peers.join(cpu, phys.ram().clone(), signals.clone());
         Ok(Self {
             cpu,
+            features: Features::of(bus.as_ref(), cpu),
             bus,
             signals,
             mmu: Mmu::new(cpu, phys),
@@ -520,7 +524,7 @@ impl Core {
             }
             Err(e) => {
                 code.truncate(0x1000);
-                if needs_more(&code[at..], rip, &self.mode) {
+                if needs_more(&code[at..], rip, &self.mode, self.features.options()) {
                     return Err(e);
                 }
                 None
@@ -533,6 +537,7 @@ impl Core {
             at,
             jc_table: self.jc_table,
             split,
+            features: &self.features,
         };
         let next_slot = self.blocks.next_slot();
         let t = translate::translate(&input, &mut || Blocks::take_slot(next_slot));
@@ -599,9 +604,9 @@ impl Core {
 }
 
 /// Whether the first instruction of `bytes` does not end in them.
-fn needs_more(bytes: &[u8], rip: u64, mode: &Mode) -> bool {
-    use iced_x86::{Decoder, DecoderError, DecoderOptions};
-    let mut d = Decoder::with_ip(mode.bitness(), bytes, rip, DecoderOptions::NONE);
+fn needs_more(bytes: &[u8], rip: u64, mode: &Mode, options: u32) -> bool {
+    use iced_x86::{Decoder, DecoderError};
+    let mut d = Decoder::with_ip(mode.bitness(), bytes, rip, options);
     let insn = d.decode();
     insn.is_invalid() && d.last_error() == DecoderError::NoMoreBytes
 }

@@ -21,6 +21,7 @@ mod core;
 pub mod ctx;
 mod debug;
 mod emit;
+mod features;
 mod fpu;
 mod host;
 mod mode;
@@ -214,6 +215,11 @@ impl Engine for Rem {
         core.flush(c, sys::Flush::All);
         core.step = false;
         core.debug = 0;
+        // CPUID may have come with a saved state.
+        if !core.features.still(core.bus.as_ref(), core.cpu) {
+            core.features = features::Features::of(core.bus.as_ref(), core.cpu);
+            core.forget_all(c);
+        }
     }
 
     fn statistics(&self) -> Vec<(String, u64)> {

@@ -17,6 +17,7 @@ use iced_x86::{Encoder, Instruction, InstructionInfoFactory, OpAccess, Register}
 use crate::classify::Kind;
 use crate::ctx::{self, Call};
 use crate::emit::{Code, T0, T1};
+use crate::features::Features;
 use crate::mode::Mode;
 use crate::site::{Action, Exec, Link, Site, Wire};
 use cluster::Cluster;
@@ -80,6 +81,8 @@ pub struct Input<'a> {
     pub jc_table: usize,
     /// Every access gets a probe of its own.
     pub split: bool,
+    /// Instruction sets of the guest's processor.
+    pub features: &'a Features,
 }
 
 impl Input<'_> {

@@ -326,6 +326,32 @@ fn debug_registers_can_be_guarded() {
 }
 
 #[test]
+fn instructions_of_more_than_15_bytes_are_general_protection_faults() {
+    let nop = |n: usize| [vec![0x66; n], vec![0x90, 0xf4]].concat();
+    for (code, vector) in [
+        (nop(14), None),
+        (nop(15), Some(13)),
+        (nop(20), Some(13)),
+        // add eax, [rax + disp32] with twelve prefixes
+        (
+            [[0x3e; 12].as_slice(), &[0x03, 0x80, 0, 0, 0, 0]].concat(),
+            Some(13),
+        ),
+        // UD2 with prefixes, LOCK on what cannot be locked, an opcode that is none.
+        (vec![0x66, 0x66, 0x0f, 0x0b], Some(6)),
+        (vec![0xf0, 0x90], Some(6)),
+        (vec![0xf0, 0x01, 0xc0], Some(6)),
+        (vec![0x0f, 0x04], Some(6)),
+        (vec![0x06], Some(6)),
+        (vec![0x0f, 0xff, 0xc0], Some(6)),
+        (vec![0x0f, 0xb9, 0xc0], Some(6)),
+    ] {
+        let mut g = Guest::new(&code);
+        assert_eq!(g.run().map(|f| f.0), vector, "{code:x?}");
+    }
+}
+
+#[test]
 fn alignment_is_checked_at_level_three_only() {
     let mut code = STORE_LOAD;
     code[3] = 2;

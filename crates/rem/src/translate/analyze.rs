@@ -2,7 +2,7 @@
 
 use cpu::Exception;
 use cpu::bits::rflags;
-use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind, RflagsBits};
+use iced_x86::{Decoder, Instruction, OpKind, RflagsBits};
 
 use super::{Input, Insn, PAGE, Use};
 use crate::classify::{self, Kind};
@@ -19,17 +19,21 @@ pub(super) fn decode(input: &Input<'_>) -> (Vec<Insn>, Vec<(u16, u16)>) {
     let mode = &input.mode;
     let mut insns: Vec<Insn> = Vec::with_capacity(16);
     let code = input.bytes();
-    let mut decoder = Decoder::with_ip(mode.bitness(), code, input.rip, DecoderOptions::NONE);
+    let options = input.features.options();
+    let mut decoder = Decoder::with_ip(mode.bitness(), code, input.rip, options);
     let max = if mode.one() { 1 } else { MAX_INSTRUCTIONS };
     while insns.len() < max && decoder.position() < input.in_page() {
-        let insn = decoder.decode();
+        let mut insn = decoder.decode();
+        input.features.adjust(&mut insn);
         let end = insn.next_ip().wrapping_sub(1);
         let mut kind = classify::classify(&insn, mode);
         if insn.is_invalid() && !insns.is_empty() {
             // Perhaps it only reaches into a page that could not be read: start there.
             break;
         }
-        if kind != Kind::Nothing && classify::hidden(&insn) {
+        if insn.is_invalid() && too_long(code, mode.bitness(), options) {
+            kind = Kind::Raise(Exception::gp(0));
+        } else if input.features.hides(&insn) {
             kind = Kind::Raise(Exception::ud());
         }
         if end > mode.cs_limit {
@@ -120,7 +124,7 @@ fn dead_at(input: &Input<'_>, target: u64, peeks: &mut Vec<(u16, u16)>) -> bool 
     let Some(code) = page.get(at..) else {
         return false;
     };
-    let mut decoder = Decoder::with_ip(mode.bitness(), code, target, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(mode.bitness(), code, target, input.features.options());
     let mut open = rflags::ARITH;
     for _ in 0..PEEK {
         let insn = decoder.decode();
@@ -142,6 +146,38 @@ fn dead_at(input: &Input<'_>, target: u64, peeks: &mut Vec<(u16, u16)>) -> bool 
         }
     }
     false
+}
+
+/// Whether `bytes` begin with an instruction of more than 15 bytes, which is #GP and not #UD (SDM
+/// vol. 3, 6.15, interrupt 13): too many prefixes, or a good instruction once those without an
+/// effect are taken out.
+fn too_long(bytes: &[u8], bitness: u32, options: u32) -> bool {
+    let group = |b: u8| match b {
+        0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 => 0x26,
+        0xf2 | 0xf3 => 0xf2,
+        b => b,
+    };
+    let is_prefix = |b: &u8| matches!(group(*b), 0x26 | 0xf2 | 0x66 | 0x67 | 0xf0);
+    let prefixes = bytes.iter().take_while(|b| is_prefix(b)).count();
+    if prefixes >= 15 {
+        return true;
+    }
+    // Of each group the last one counts.
+    let (before, rest) = bytes.split_at(prefixes);
+    let mut short: Vec<u8> = Vec::with_capacity(bytes.len());
+    for (i, b) in before.iter().enumerate() {
+        if before[i + 1..]
+            .iter()
+            .all(|later| group(*later) != group(*b))
+        {
+            short.push(*b);
+        }
+    }
+    let dropped = prefixes - short.len();
+    short.extend(rest);
+    let mut decoder = Decoder::new(bitness, &short, options);
+    let insn = decoder.decode();
+    dropped > 0 && !insn.is_invalid() && insn.len() + dropped > 15
 }
 
 pub(super) fn ends_block(kind: Kind) -> bool {

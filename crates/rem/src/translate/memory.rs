@@ -1,6 +1,6 @@
 //! Memory operands: address, segment, TLB probe; and the instructions that are little else.
 
-use iced_x86::{Instruction, OpAccess, OpKind, Register};
+use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 
 use super::{
     ArgKind, Builder, Insn, Use, for_64_bit, is_scratch, number, seg_number, writes_memory,
@@ -296,7 +296,9 @@ impl Builder<'_> {
 
     fn copy_registers(&mut self, i: &Insn) {
         let insn = &i.insn;
-        if !self.input.mode.code64() {
+        // BSF and BSR may stand for TZCNT and LZCNT of processors that lack those.
+        let other = matches!(insn.mnemonic(), Mnemonic::Bsf | Mnemonic::Bsr);
+        if !self.input.mode.code64() || other && !names_scratch(insn) {
             let mut copy = *insn;
             if !for_64_bit(&mut copy) {
                 return self.exec(Action::Execute(*insn), true);
@@ -305,15 +307,17 @@ impl Builder<'_> {
             return self.encode(&copy);
         }
         self.unpark(i);
-        let scratch = (0..insn.op_count())
-            .any(|n| insn.op_kind(n) == OpKind::Register && is_scratch(insn.op_register(n)));
-        let written = if scratch {
+        let written = if names_scratch(insn) {
             self.load_scratch_operands(insn)
         } else {
             [false; 2]
         };
-        let bytes = self.source(insn)[..insn.len()].to_vec();
-        self.hot.put(&bytes);
+        if other {
+            self.encode(insn);
+        } else {
+            let bytes = self.source(insn)[..insn.len()].to_vec();
+            self.hot.put(&bytes);
+        }
         self.store_scratch_operands(written);
     }
 
@@ -471,4 +475,10 @@ impl Builder<'_> {
             }
         }
     }
+}
+
+/// Whether a register operand is R10 or R11.
+fn names_scratch(insn: &Instruction) -> bool {
+    (0..insn.op_count())
+        .any(|n| insn.op_kind(n) == OpKind::Register && is_scratch(insn.op_register(n)))
 }
