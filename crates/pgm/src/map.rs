@@ -108,6 +108,8 @@ pub struct PhysMap {
     listeners: RwLock<Vec<Arc<dyn Listener>>>,
     next_id: AtomicU64,
     a20: AtomicBool,
+    /// Memory that only processors in system management mode see, and where.
+    smram: RwLock<Option<(u64, RamBlock)>>,
 }
 
 impl PhysMap {
@@ -120,6 +122,7 @@ impl PhysMap {
             listeners: RwLock::default(),
             next_id: AtomicU64::new(1),
             a20: AtomicBool::new(true),
+            smram: RwLock::default(),
         })
     }
 
@@ -204,6 +207,40 @@ impl PhysMap {
             }
         });
         ids
+    }
+
+    /// Shows `block` at `gpa` to processors in system management mode only; `None`: nothing.
+    pub fn set_smram(&self, window: Option<(u64, RamBlock)>) {
+        *self.smram.write() = window;
+        self.notify(|l| l.mapping_changed());
+    }
+
+    /// Whether `gpa` lies in the window of [`PhysMap::set_smram`].
+    pub fn in_smram(&self, gpa: u64) -> bool {
+        let window = *self.smram.read();
+        window.is_some_and(|(start, block)| gpa.wrapping_sub(start) < block.size)
+    }
+
+    /// [`PhysMap::lookup`] for a processor in system management mode.
+    pub fn lookup_smm(&self, gpa: u64) -> PageLookup {
+        match *self.smram.read() {
+            Some((start, block)) if gpa.wrapping_sub(start) < block.size => {
+                let ram = Target::Ram(block.offset + (gpa - start));
+                PageLookup {
+                    read: ram.clone(),
+                    write: ram,
+                }
+            }
+            _ => self.lookup(gpa),
+        }
+    }
+
+    /// [`PhysMap::read`] for a processor in system management mode; the bytes do not cross a page.
+    pub fn read_smm(&self, gpa: u64, data: &mut [u8]) {
+        match self.lookup_smm(gpa).read {
+            Target::Ram(offset) if self.in_smram(gpa) => self.ram.read(offset, data),
+            _ => self.read(gpa, data),
+        }
     }
 
     /// Opens or masks address line 20 (the keyboard controller's and port 0x92's gate).
@@ -489,6 +526,26 @@ mod tests {
         assert_eq!(got, [1]);
         map.ram().read(ram.offset, &mut got);
         assert_eq!(got, [9]);
+    }
+
+    #[test]
+    fn smram_is_seen_in_smm_only() {
+        let ram = Ram::new(4 << 20).unwrap();
+        let (low, smram) = (ram.alloc(1 << 20).unwrap(), ram.alloc(0x2_0000).unwrap());
+        let map = PhysMap::new(ram);
+        map.add(0, 1 << 20, 0, memory(low, WriteFlags::ReadWrite))
+            .unwrap();
+        map.set_smram(Some((0xa_0000, smram)));
+        map.ram().write(smram.offset + 4, &[7]);
+        let mut b = [0];
+        map.read(0xa_0004, &mut b);
+        assert_eq!(b, [0]);
+        map.read_smm(0xa_0004, &mut b);
+        assert_eq!(b, [7]);
+        assert!(map.in_smram(0xb_ffff) && !map.in_smram(0xc_0000));
+        map.set_smram(None);
+        map.read_smm(0xa_0004, &mut b);
+        assert_eq!(b, [0]);
     }
 
     #[test]

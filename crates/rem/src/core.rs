@@ -35,6 +35,8 @@ pub struct Stats {
     pub exceptions: u64,
     /// Interrupts delivered.
     pub interrupts: u64,
+    /// SMIs taken.
+    pub smis: u64,
     /// TLB flushes of any kind.
     pub flushes: u64,
     /// Pages that other engines were asked not to write to directly.
@@ -238,14 +240,15 @@ impl Core {
             self.exit = Some(Exit::Signalled);
             return false;
         }
-        if bits & signal::SMI != 0 {
-            // No SMM: the chipset tells firmware that there is none to be used.
-            self.signals.take(signal::SMI);
-        }
         if ctx.state.shadow {
             return true;
         }
-        if bits & signal::NMI != 0 && !ctx.state.nmi_blocked {
+        if bits & signal::SMI != 0 && !ctx.state.smm {
+            self.signals.take(signal::SMI);
+            self.stats.smis += 1;
+            // With paging off nothing faults.
+            let _ = self.with_sys(ctx, sys::enter_smm);
+        } else if bits & signal::NMI != 0 && !ctx.state.nmi_blocked {
             self.signals.take(signal::NMI);
             self.deliver(ctx, Event::Nmi);
         } else if bits & signal::INTR != 0 && ctx.state.rflags & rflags::IF != 0 {

@@ -236,6 +236,7 @@ impl Engine for Rem {
             ("/REM/Dispatches", c.stats.dispatches),
             ("/REM/Exceptions", c.stats.exceptions),
             ("/REM/Interrupts", c.stats.interrupts),
+            ("/REM/SMIs", c.stats.smis),
             ("/REM/TLB/Flushes", c.stats.flushes),
             ("/REM/TLB/Walks", c.mmu.walks),
             ("/REM/Peers/Unwrites", c.stats.unwrites),

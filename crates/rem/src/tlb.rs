@@ -129,7 +129,17 @@ impl Mmu {
         v.efer = state.efer;
         v.pdpte = state.pdpte;
         v.rflags = state.rflags;
+        v.smm = state.smm;
         self.cpl = state.cpl();
+    }
+
+    /// What is at a guest-physical address for this processor now.
+    fn lookup(&self, gpa: u64) -> pgm::PageLookup {
+        if self.view.smm {
+            self.phys.lookup_smm(gpa)
+        } else {
+            self.phys.lookup(gpa)
+        }
     }
 
     /// Privilege class of an access.
@@ -161,7 +171,7 @@ impl Mmu {
             smap_open: class == Class::KernelOpen,
         };
         let w = walk::walk(&self.view, &self.phys, linear, access)?;
-        let found = self.phys.lookup(w.gpa);
+        let found = self.lookup(w.gpa);
         let target = if write { &found.write } else { &found.read };
         let place = match target {
             Target::Ram(offset) => Place::Ram(*offset),
@@ -175,7 +185,9 @@ impl Mmu {
                 self.large.1.max(start + (w.size - 1)),
             );
         }
-        if !self.phys.page_is_uniform(w.gpa) || self.watches.data_on_page(linear) {
+        let uniform =
+            self.view.smm && self.phys.in_smram(w.gpa) || self.phys.page_is_uniform(w.gpa);
+        if !uniform || self.watches.data_on_page(linear) {
             return Ok(place);
         }
         let page = linear & !(PAGE - 1);
@@ -320,7 +332,7 @@ impl Mmu {
             smap_open: false,
         };
         let w = walk::walk(&self.view, &self.phys, linear, access)?;
-        let place = match self.phys.lookup(w.gpa).read {
+        let place = match self.lookup(w.gpa).read {
             Target::Ram(offset) => Place::Ram(offset),
             Target::Mmio(handler, offset) => Place::Mmio(handler, offset),
             Target::Nothing => Place::Nothing,

@@ -389,3 +389,23 @@ fn alignment_is_checked_at_level_three_only() {
         assert_eq!(g.run().unwrap().0, 17, "{code:x?}");
     }
 }
+
+#[test]
+fn an_smi_goes_to_its_handler_and_rsm_back() {
+    // inc eax; hlt. The handler at 0x38000: inc byte [0x20000] (DS is flat, address size 16 needs
+    // a prefix); rsm.
+    let mut g = Guest::new(&[0xff, 0xc0, 0xf4]);
+    g.phys
+        .write(0x3_8000, &[0x67, 0xfe, 0x05, 0, 0, 2, 0, 0x0f, 0xaa]);
+    g.s.gpr[0] = 1;
+    g.bus.0.raise(cpu::signal::SMI);
+    assert_eq!(g.run(), None);
+    assert_eq!((g.s.gpr[0], g.get(DATA) & 0xff), (2, 1));
+    assert!(!g.s.smm && g.s.code64());
+    // A halted processor is halted again.
+    g.s.run = RunState::Halted;
+    g.bus.0.raise(cpu::signal::SMI);
+    let rip = g.s.rip;
+    assert_eq!(g.run(), None);
+    assert_eq!((g.s.rip, g.get(DATA) & 0xff), (rip, 2));
+}

@@ -167,20 +167,23 @@ impl Em {
                 self.changed(inner);
             }
             match inner.state.run {
-                RunState::Running => match self.execute(inner) {
-                    Action::GoOn => {}
-                    Action::Reset => {
-                        inner.state.run = RunState::Shutdown;
-                        inner.triple_faults += 1;
-                        if seldom(inner.triple_faults) {
-                            let cpu = self.cpu;
-                            tracing::info!(target: "EM", "vCPU {cpu}: triple fault, the machine is reset");
+                // An SMI is taken as it is: after it the processor is halted again.
+                run if run == RunState::Running || self.smi(&inner.state) => {
+                    match self.execute(inner) {
+                        Action::GoOn => {}
+                        Action::Reset => {
+                            inner.state.run = RunState::Shutdown;
+                            inner.triple_faults += 1;
+                            if seldom(inner.triple_faults) {
+                                let cpu = self.cpu;
+                                tracing::info!(target: "EM", "vCPU {cpu}: triple fault, the machine is reset");
+                            }
+                            self.request(Request::Device(pdm::VmRequest::Reset));
                         }
-                        self.request(Request::Device(pdm::VmRequest::Reset));
+                        Action::Switch(reason) => self.switch(inner, &reason),
+                        Action::Stop(reason) => self.stuck(inner, reason),
                     }
-                    Action::Switch(reason) => self.switch(inner, &reason),
-                    Action::Stop(reason) => self.stuck(inner, reason),
-                },
+                }
                 RunState::Halted if self.wakes(&inner.state) => {
                     inner.state.run = RunState::Running;
                 }
@@ -189,11 +192,17 @@ impl Em {
         }
     }
 
+    /// Whether an SMI waits for a halted vCPU.
+    fn smi(&self, state: &State) -> bool {
+        let bits = self.machine.signals(self.cpu).get();
+        state.run == RunState::Halted && bits & signal::SMI != 0 && !state.smm
+    }
+
     /// Whether a halted vCPU goes on.
     fn wakes(&self, state: &State) -> bool {
         let signals = self.machine.signals(self.cpu);
         let bits = signals.get() & wakers(state);
-        if bits & (signal::NMI | signal::SMI) != 0 {
+        if bits & signal::NMI != 0 {
             return true;
         }
         if bits & signal::INTR == 0 {

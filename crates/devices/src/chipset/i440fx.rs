@@ -2,7 +2,7 @@
 //!
 //! Source: 82441FX/82442FX datasheet (290549), 3.2.18 (PAM) and 3.2.20 (SMRAM). DRAM timing, row
 //! boundary and error registers keep what is written and have no effect: the size of RAM is the
-//! VM's. System management mode itself is not there, so SMRAM shows only while it is open.
+//! VM's. D_CLS closes the open window only: in system management mode data and code see SMRAM.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -170,6 +170,9 @@ impl I440fx {
             let kind = memory(self.smram, WriteFlags::ReadWrite);
             add.push((SMRAM_START, SMRAM_SIZE, SMRAM_PRIORITY, kind));
         }
+        let enabled = now[7] & ENABLED != 0;
+        self.phys
+            .set_smram(enabled.then_some((SMRAM_START, self.smram)));
         self.regions = self.phys.swap(&self.regions, &add);
     }
 

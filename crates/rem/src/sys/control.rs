@@ -65,7 +65,7 @@ const CR4_BITS: [(u64, Feature); 17] = [
 ];
 
 /// Whether all bits of `value` exist in CR4.
-fn cr4_exists(sys: &Sys<'_>, value: u64) -> bool {
+pub(super) fn cr4_exists(sys: &Sys<'_>, value: u64) -> bool {
     let mut unknown = value;
     for (bit, feature) in CR4_BITS {
         if value & bit != 0 && cpuid::has(sys, feature) {
@@ -109,6 +109,12 @@ pub(super) fn write_cr(sys: &mut Sys<'_>, index: usize, value: u64) -> Fault {
     Ok(())
 }
 
+/// Whether the bits of CR0 go together.
+pub(super) fn cr0_is_valid(value: u64) -> bool {
+    let on = |bit| value & bit != 0;
+    value & !CR0_BITS == 0 && (!on(cr0::PG) || on(cr0::PE)) && (!on(cr0::NW) || on(cr0::CD))
+}
+
 fn write_cr0(sys: &mut Sys<'_>, value: u64) -> Fault {
     let bad = Err(Exception::gp(0));
     if value >> 32 != 0 {
@@ -117,7 +123,7 @@ fn write_cr0(sys: &mut Sys<'_>, value: u64) -> Fault {
     let new = value & CR0_BITS | cr0::ET;
     let old = sys.state.cr0;
     let on = |bit| new & bit != 0;
-    if on(cr0::PG) && !on(cr0::PE) || on(cr0::NW) && !on(cr0::CD) {
+    if !cr0_is_valid(new) {
         return bad;
     }
     let mut new_efer = sys.state.efer;

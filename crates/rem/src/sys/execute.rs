@@ -8,8 +8,8 @@ use super::interrupt::{SoftKind, software};
 use super::operand::{canonical, seg_of};
 use super::seg::{load_ldt, load_tr};
 use super::{
-    Flow, Sys, bcd, control, cpuid, flags, fpu, iret, msr, port, query, stackops, string, syscall,
-    transfer,
+    Flow, Sys, bcd, control, cpuid, flags, fpu, iret, msr, port, query, smm, stackops, string,
+    syscall, transfer,
 };
 
 /// Carries out `insn`, which `state.rip` points at. On [`Flow::Next`] `rip` is past it.
@@ -63,6 +63,7 @@ fn dispatch(sys: &mut Sys<'_>, insn: &Instruction, next_rip: u64) -> Fault<Flow>
         M::Sysenter => syscall::sysenter(sys),
         M::Sysexit => syscall::sysexit(sys, false),
         M::Sysexitq => syscall::sysexit(sys, true),
+        M::Rsm => smm::rsm(sys),
         M::Hlt => control::hlt(sys, next_rip),
         M::Push | M::Pop | M::Pusha | M::Pushad | M::Popa | M::Popad | M::Enter | M::Leave => {
             next(stack(sys, insn))
@@ -348,7 +349,6 @@ fn system(sys: &mut Sys<'_>, insn: &Instruction) -> Fault {
         M::Monitor | M::Mwait => return idle(sys, insn),
         M::Nop | M::Pause => {}
         other => {
-            // RSM belongs here too: system management mode is never entered.
             tracing::debug!(?other, rip = sys.state.rip, "instruction raises #UD");
             return Err(Exception::ud());
         }

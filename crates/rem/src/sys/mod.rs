@@ -27,6 +27,7 @@ mod operand;
 mod port;
 mod query;
 mod seg;
+mod smm;
 mod stack;
 mod stackops;
 mod string;
@@ -44,6 +45,7 @@ pub use mem::{As, LinearMemory};
 pub(crate) use operand::canonical;
 pub use operand::linear;
 pub use seg::{load_ldt, load_segment};
+pub use smm::enter as enter_smm;
 pub use stack::Stack;
 
 /// One vCPU while a single instruction is carried out.

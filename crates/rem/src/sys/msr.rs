@@ -132,7 +132,7 @@ fn exists(sys: &Sys<'_>, index: u32) -> bool {
 }
 
 /// Bits of EFER that the features of CPUID bring along.
-fn efer_bits(sys: &Sys<'_>) -> u64 {
+pub(super) fn efer_bits(sys: &Sys<'_>) -> u64 {
     let mut bits = 0;
     for (bit, f) in [
         (efer::SCE, feature::SYSCALL),

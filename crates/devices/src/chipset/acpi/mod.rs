@@ -2,12 +2,13 @@
 //! ports, SMBus; and the ACPI tables that describe the machine ([`tables`]).
 //!
 //! Source: 82371AB datasheet (290562), chapters 7 (function 3 registers) and 10; ACPI 2.0, 4.7.
-//! There is no system management mode: a write of the enable or disable code to port 0xB2 does at
-//! once what an SMI handler would do, and the function says at reset that SMIs are already set up.
+//! A write of the enable or disable code to port 0xB2 does at once what an SMI handler would do,
+//! and, while APMC_EN is set, also raises an SMI on the first processor. Without `SMM` the function
+//! says at reset that SMIs are already set up, so that firmware leaves them alone, and raises none.
 //! The SMBus host is an idle controller with no devices: every transaction ends with a device
 //! error. General-purpose event 0 has status and enable registers and no sources.
 //!
-//! Configuration: see [`tables::Machine`].
+//! Configuration: `SMM` (off by default), and see [`tables::Machine`].
 
 mod aml;
 mod dsdt;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 
 use minicbor::{Decode, Encode};
 use pdm::cfgm::Node;
-use pdm::irq::AcpiButtons;
+use pdm::irq::{AcpiButtons, CpuSignals};
 use pdm::pci::{CONFIG_SIZE, Function, Handle, PciDevice};
 use pdm::{
     Clock, Device, DeviceReg, Host, IrqLine, Pio, PioRange, Result, Timer, TimerSink, VmControl,
@@ -56,6 +57,8 @@ const PM_HALF: u64 = 1 << 23;
 
 const PMBASE: usize = 0x40;
 const DEVACTB: usize = 0x58;
+/// In the last byte of DEVACTB: writes to port 0xB2 raise an SMI.
+const APMC_EN: u8 = 0x02;
 const PMREGMISC: usize = 0x80;
 const SMBBASE: usize = 0x90;
 const SMBHSTCFG: usize = 0xd2;
@@ -78,6 +81,8 @@ pub const TYPE_OFF: u8 = 0;
 pub const TYPE_SUSPEND: u8 = 1;
 
 struct Acpi {
+    /// The processors, when SMIs are raised.
+    smi: Option<Arc<dyn CpuSignals>>,
     pci: Handle,
     clock: Arc<dyn Clock>,
     vm: Arc<dyn VmControl>,
@@ -113,8 +118,10 @@ fn construct(config: &Node, _: u32, host: &mut dyn Host) -> Result<Box<dyn Devic
     initial[6] = 0x80;
     initial[7] = 0x02;
     initial[PMBASE] = 1;
-    // APMC_EN: software SMIs are set up already, the firmware need not do it.
-    initial[DEVACTB + 3] = 0x02;
+    let smm = config.bool("SMM", false)?;
+    if !smm {
+        initial[DEVACTB + 3] = APMC_EN;
+    }
     initial[SMBBASE] = 1;
     // The pin exists for the SMBus interrupt; the SCI is not routed through it.
     initial[0x3d] = 1;
@@ -131,6 +138,7 @@ fn construct(config: &Node, _: u32, host: &mut dyn Host) -> Result<Box<dyn Devic
     }
     host.map_pio(SMI_COMMAND, 2)?;
     Ok(Box::new(Acpi {
+        smi: smm.then(|| host.cpus()),
         pci: host.pci_function(function)?,
         clock: host.clock(),
         vm: host.vm(),
@@ -345,6 +353,11 @@ impl Pio for Acpi {
                 _ => {}
             }
             self.update();
+            if let Some(cpus) = &self.smi
+                && self.pci.with_config(|c| c[DEVACTB + 3] & APMC_EN != 0)
+            {
+                cpus.smi(0);
+            }
         } else if port == SMI_COMMAND + 1 {
             self.regs.apm[1] = value as u8;
         } else if let Some(offset) = inside(port, self.pm_base, 64) {

@@ -8,5 +8,6 @@ mod modes;
 mod native;
 mod operands;
 mod paging;
+mod smm;
 mod system;
 mod tasks;
