@@ -35,6 +35,7 @@ pub fn tree(s: &Settings) -> Result<Node> {
         .set("RamSize", u64::from(s.memory) << 20)
         .set("NumCPUs", u64::from(s.cpus));
     root.child_mut("HWACCM").set("Enabled", s.hwvirt);
+    root.child_mut("PGM").set("LargePages", s.large_pages);
     let paravirt = match s.paravirt {
         ParavirtProvider::None | ParavirtProvider::Legacy => "none",
         _ => "minimal",
@@ -207,6 +208,7 @@ mod tests {
             cpus: 1,
             vram: 16,
             hwvirt: true,
+            large_pages: false,
             pae: true,
             long_mode: true,
             cpu_profile: "Intel Pentium".into(),

@@ -33,6 +33,8 @@ pub struct Settings {
     pub vram: u32,
     /// Hardware virtualization may be used.
     pub hwvirt: bool,
+    /// Guest memory in large host pages.
+    pub large_pages: bool,
     /// CPUID shows PAE.
     pub pae: bool,
     /// CPUID shows long mode.
@@ -159,6 +161,7 @@ impl Settings {
             cpus: machine.cpu_count()?,
             vram: graphics.vram_size()?,
             hwvirt: machine.get_hw_virt_ex_property(HWVirtExPropertyType::Enabled)?,
+            large_pages: machine.get_hw_virt_ex_property(HWVirtExPropertyType::LargePages)?,
             pae: cpu(CPUPropertyType::PAE)?,
             long_mode: cpu(CPUPropertyType::LongMode)?,
             cpu_profile: machine.cpu_profile()?,

@@ -12,9 +12,11 @@
 //!
 //! Every access to guest memory goes through this crate or through an engine's own fast path.
 
+mod large;
 mod map;
 mod ram;
 
+pub use large::{LARGE_PAGE, Large};
 pub use map::{
     Listener, PageLookup, PhysHandler, PhysMap, RegionId, RegionKind, Target, WriteFlags,
 };

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::mm::{MapFlags, ProtFlags};
 
-use crate::Error;
+use crate::{Error, LARGE_PAGE};
 
 /// Bytes in a guest page.
 pub const PAGE_SIZE: u64 = 4096;
@@ -74,16 +74,35 @@ impl Ram {
             .map_err(fail)?;
         rustix::fs::ftruncate(&fd, size).map_err(fail)?;
         let len = usize::try_from(size).map_err(|_| fail(rustix::io::Errno::NOMEM))?;
-        // SAFETY: a fresh shared mapping of our own descriptor at an address the kernel picks.
+        // Reserved with room to begin where a large page does.
+        let room = len + LARGE_PAGE as usize;
+        // SAFETY: a fresh mapping at an address the kernel picks.
+        let reserved = unsafe {
+            let none = MapFlags::PRIVATE | MapFlags::NORESERVE;
+            rustix::mm::mmap_anonymous(std::ptr::null_mut(), room, ProtFlags::empty(), none)
+        }
+        .map_err(fail)?
+        .cast::<u8>();
+        let before = reserved.align_offset(LARGE_PAGE as usize);
+        // SAFETY: `before` is less than a large page, so `before + len` bytes lie in what was just
+        // reserved; what is left at both ends is ours alone and given back.
         let base = unsafe {
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
+            let base = rustix::mm::mmap(
+                reserved.add(before).cast(),
                 len,
                 ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED | MapFlags::NORESERVE,
+                MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED,
                 &fd,
                 0,
-            )
+            );
+            if before > 0 {
+                let _ = rustix::mm::munmap(reserved.cast(), before);
+            }
+            let after = room - before - len;
+            if after > 0 {
+                let _ = rustix::mm::munmap(reserved.add(before + len).cast(), after);
+            }
+            base
         }
         .map_err(fail)?;
         let flags = (0..size / PAGE_SIZE).map(|_| AtomicU64::new(0)).collect();

@@ -47,8 +47,10 @@ use crate::ctx::{Call, Ctx};
 
 pub use crate::peers::Peers;
 
-/// Bytes of code cache for one vCPU.
-const CODE_CACHE: usize = 128 << 20;
+/// Bytes of code cache for one vCPU, unless said otherwise.
+pub const CODE_CACHE: usize = 64 << 20;
+/// The least and the most that may be asked for: jumps reach 2 GiB, and one translation must fit.
+pub const CODE_CACHE_RANGE: std::ops::RangeInclusive<usize> = 2 << 20..=1 << 30;
 
 /// Why an engine could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -85,10 +87,12 @@ impl Rem {
         phys: Arc<PhysMap>,
         bus: Arc<dyn Bus>,
     ) -> Result<Box<dyn Engine>, Error> {
-        Self::with_peers(cpu, phys, bus, Peers::new())
+        Self::with_peers(cpu, phys, bus, Peers::new(), CODE_CACHE)
     }
 
     /// The engine for vCPU `cpu` of a machine whose other engines are, or will be, in `peers`.
+    /// `cache` is the size of its code cache in bytes, brought into [`CODE_CACHE_RANGE`] and to
+    /// whole pages.
     ///
     /// # Errors
     /// [`Error::CodeCache`] when the host has no memory for code.
@@ -97,8 +101,11 @@ impl Rem {
         phys: Arc<PhysMap>,
         bus: Arc<dyn Bus>,
         peers: Arc<Peers>,
+        cache: usize,
     ) -> Result<Box<dyn Engine>, Error> {
-        let mut core = Box::new(Core::new(cpu, phys.clone(), bus, peers, CODE_CACHE)?);
+        let (least, most) = (*CODE_CACHE_RANGE.start(), *CODE_CACHE_RANGE.end());
+        let cache = cache.clamp(least, most).next_multiple_of(4096);
+        let mut core = Box::new(Core::new(cpu, phys.clone(), bus, peers, cache)?);
         phys.subscribe(core.peer.clone());
         let layout = Layout::new::<Ctx>();
         #[allow(unsafe_code)]

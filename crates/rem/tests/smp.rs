@@ -135,7 +135,7 @@ impl Machine {
                 let (phys, bus) = (self.phys.clone(), bus.clone());
                 let (peers, start) = (peers.clone(), &start);
                 s.spawn(move || {
-                    let mut engine = rem::Rem::with_peers(cpu, phys, bus, peers).unwrap();
+                    let mut engine = rem::Rem::with_peers(cpu, phys, bus, peers, 8 << 20).unwrap();
                     let mut state = state(cpu as u64, *task);
                     start.wait();
                     while state.run == RunState::Running {

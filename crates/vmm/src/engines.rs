@@ -55,12 +55,15 @@ pub(crate) struct Engines {
     kvm: Option<Arc<hwaccm::Vm>>,
     /// The software engines.
     peers: Arc<rem::Peers>,
+    /// Bytes of code cache of each.
+    code_cache: usize,
 }
 
 impl Engines {
     /// Picks engines for a machine over `phys`, and says why in the log.
     pub fn choose(config: &Node, phys: &Arc<PhysMap>) -> Result<Self, Error> {
         let (choice, reason) = EngineChoice::from_config(config)?;
+        let code_cache = code_cache(config)?;
         let kvm = match choice {
             EngineChoice::Rem => Err(reason.to_owned()),
             EngineChoice::Kvm => Ok(probe(phys).map_err(|e| Error::NoEngine(e.to_string()))?),
@@ -73,7 +76,7 @@ impl Engines {
                     target: "EM",
                     "the software engine (REM) runs this machine: KVM here is incomplete: {what}"
                 );
-                Ok(Self::with(None))
+                Ok(Self::with(None, code_cache))
             }
             Ok((vm, probed)) => {
                 tracing::info!(target: "EM", "the hardware engine (HWACCM, KVM) runs this machine");
@@ -83,21 +86,22 @@ impl Engines {
                         "this KVM is incomplete, REM stands by: {what}"
                     );
                 }
-                Ok(Self::with(Some(vm)))
+                Ok(Self::with(Some(vm), code_cache))
             }
             Err(why) => {
                 tracing::info!(
                     target: "EM",
                     "the software engine (REM) runs this machine: {why}"
                 );
-                Ok(Self::with(None))
+                Ok(Self::with(None, code_cache))
             }
         }
     }
 
-    fn with(kvm: Option<Arc<hwaccm::Vm>>) -> Self {
+    fn with(kvm: Option<Arc<hwaccm::Vm>>, code_cache: usize) -> Self {
         Self {
             kvm,
+            code_cache,
             peers: rem::Peers::new(),
         }
     }
@@ -153,9 +157,20 @@ impl Engines {
         phys: &Arc<PhysMap>,
         bus: Arc<dyn Bus>,
     ) -> Result<Box<dyn Engine>, Error> {
-        rem::Rem::with_peers(cpu, phys.clone(), bus, self.peers.clone())
+        rem::Rem::with_peers(cpu, phys.clone(), bus, self.peers.clone(), self.code_cache)
             .map_err(|e| Error::NoEngine(e.to_string()))
     }
+}
+
+/// `REM/CodeCacheMiB`, in bytes.
+fn code_cache(config: &Node) -> Result<usize, Error> {
+    let Some(rem) = config.child("REM") else {
+        return Ok(rem::CODE_CACHE);
+    };
+    let (least, most) = (rem::CODE_CACHE_RANGE.start(), rem::CODE_CACHE_RANGE.end());
+    let range = (least >> 20) as u64..=(most >> 20) as u64;
+    let mib = rem.int_in("CodeCacheMiB", (rem::CODE_CACHE >> 20) as u64, range)?;
+    Ok((mib as usize) << 20)
 }
 
 /// Whether KVM works here, and a virtual machine of it.

@@ -20,6 +20,7 @@ mod em;
 mod engines;
 mod error;
 mod iom;
+mod large;
 mod machine;
 mod pdm_host;
 mod ssm;

@@ -27,6 +27,8 @@ pub(crate) struct Machine {
     /// IRQ 13.
     pub ferr: IrqLine,
     pub requests: Sender<Request>,
+    /// Bytes of RAM; they are the first of the memory pool.
+    pub ram_bytes: u64,
 }
 
 impl Machine {

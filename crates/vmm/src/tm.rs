@@ -307,9 +307,12 @@ impl Tm {
                 // No need to be told of timers armed meanwhile.
                 timers.watched = 0;
                 timers.firing = true;
-                parking_lot::MutexGuard::unlocked(&mut timers, || self.fire_due(&mut fire));
-                timers.firing = false;
-                self.changed.notify_all();
+                drop(timers);
+                {
+                    let _firing = Firing(self);
+                    self.fire_due(&mut fire);
+                }
+                timers = self.timers.lock();
             }
         }
     }
@@ -319,6 +322,16 @@ impl Tm {
         let timers = self.timers.lock();
         let row = |t: &TimerState| (t.name, t.device, t.deadline);
         timers.all.iter().map(row).collect()
+    }
+}
+
+/// Takes [`Timers::firing`] back, even when a device panics.
+struct Firing<'a>(&'a Tm);
+
+impl Drop for Firing<'_> {
+    fn drop(&mut self) {
+        self.0.timers.lock().firing = false;
+        self.0.changed.notify_all();
     }
 }
 

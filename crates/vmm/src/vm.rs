@@ -103,6 +103,7 @@ pub struct Vm {
 impl Vm {
     /// Builds the machine of `config`:
     /// `RamSize` (bytes), `NumCPUs`, `EM/ForceEngine`, `HWACCM/Enabled`, `CPUM/...`,
+    /// `REM/CodeCacheMiB` (of each vCPU), `PGM/LargePages`,
     /// `TM/UTCOffset` (nanoseconds, two's complement), `Devices/NAME/INSTANCE/Config/...`.
     /// It stands still until [`Vm::resume`].
     ///
@@ -170,6 +171,7 @@ impl Vm {
             slots,
             ferr: Machine::ferr_line(&parts.hub),
             requests,
+            ram_bytes: low + high,
         });
         let state = Arc::new(Mutex::new(VmState::Created));
         let thread = Thread::start(machine.clone(), engines, state.clone(), events, inbox)?;
@@ -383,6 +385,7 @@ struct Thread {
     state: Arc<Mutex<VmState>>,
     events: Arc<dyn VmEvents>,
     resets: Cell<u64>,
+    large: Arc<crate::large::Stop>,
 }
 
 /// Whether the `count`th of something that guests can do at will goes into the log.
@@ -407,12 +410,13 @@ impl Thread {
             events,
             machine,
             resets: Cell::new(0),
+            large: Arc::default(),
         };
         for device in &this.machine.slots {
             device.with(|d| d.reset());
         }
         let tm_machine = this.machine.clone();
-        let started = this.spawn("TM".into(), move || {
+        let started = this.spawn("TM".into(), false, move || {
             precise_sleep();
             tm_machine
                 .tm
@@ -435,9 +439,10 @@ impl Thread {
                     gate: this.gate.clone(),
                     vcpu,
                 };
-                this.spawn(format!("EMT-{cpu}"), move || em.run())
+                this.spawn(format!("EMT-{cpu}"), true, move || em.run())
             })
         });
+        let started = started.and_then(|()| this.spawn_caretaker());
         if let Err(e) = started {
             this.end();
             return Err(e);
@@ -451,14 +456,38 @@ impl Thread {
             })
     }
 
-    fn spawn(&mut self, name: String, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    /// Guest memory goes into large pages where that is wanted.
+    fn spawn_caretaker(&mut self) -> Result<(), Error> {
+        let wanted = match self.machine.config.child("PGM") {
+            Some(pgm) => pgm.bool("LargePages", false)?,
+            None => false,
+        };
+        if !wanted {
+            return Ok(());
+        }
+        let ram = self.machine.phys.ram().clone();
+        let (range, stop) = (0..self.machine.ram_bytes, self.large.clone());
+        self.spawn("PGM".into(), false, move || {
+            crate::large::care(&ram, &range, &stop)
+        })
+    }
+
+    /// `vcpu`: the thread passes the gate.
+    fn spawn(
+        &mut self,
+        name: String,
+        vcpu: bool,
+        run: impl FnOnce() + Send + 'static,
+    ) -> Result<(), Error> {
         // A panic in device code must end in a stuck machine, not in a silent one.
         let requests = self.machine.requests.clone();
         let gate = self.gate.clone();
         let body = move || {
             let run = std::panic::AssertUnwindSafe(run);
             if std::panic::catch_unwind(run).is_err() {
-                gate.lost();
+                if vcpu {
+                    gate.lost();
+                }
                 let _ = requests.send(Request::Stuck("an internal error (panic)".into()));
             }
         };
@@ -650,6 +679,7 @@ impl Thread {
     fn end(&mut self) {
         self.gate.end(&self.machine);
         self.machine.tm.end();
+        self.large.end();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
