@@ -5,13 +5,6 @@
 
 #include "bench.h"
 
-/* A generator that is the same everywhere. */
-static uint32_t next(uint32_t *state)
-{
-    *state = *state * 1664525u + 1013904223u;
-    return *state;
-}
-
 /* Primes below 64 Ki, by bytes. */
 uint64_t run_sieve(uint64_t count)
 {
@@ -49,73 +42,10 @@ uint64_t run_qsort(uint64_t count)
     while (count--) {
         state = 1;
         for (unsigned i = 0; i < N; i++)
-            values[i] = next(&state);
+            values[i] = state = next_random(state);
         qsort(values, N, sizeof values[0], by_value);
     }
     return values[0] ^ ((uint64_t)values[N / 2] << 32);
-}
-
-static uint32_t rotr(uint32_t x, unsigned n)
-{
-    return x >> n | x << (32 - n);
-}
-
-/* The constants of FIPS 180-4: fractional bits of cube roots of the first primes. */
-static void sha256_constants(uint32_t k[64])
-{
-    unsigned n = 0;
-    for (unsigned p = 2; n < 64; p++) {
-        unsigned d = 2;
-        while (d * d <= p && p % d)
-            d++;
-        if (d * d > p) {
-            long double root = cbrtl((long double)p);
-            k[n++] = (uint32_t)((root - floorl(root)) * 4294967296.0L);
-        }
-    }
-}
-
-static void sha256_block(uint32_t h[8], const uint32_t k[64], const unsigned char *p)
-{
-    uint32_t w[64], s[8];
-
-    for (int i = 0; i < 16; i++, p += 4)
-        w[i] = (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-    for (int i = 16; i < 64; i++) {
-        uint32_t a = w[i - 15], b = w[i - 2];
-        w[i] = w[i - 16] + w[i - 7] + (rotr(a, 7) ^ rotr(a, 18) ^ a >> 3) + (rotr(b, 17) ^ rotr(b, 19) ^ b >> 10);
-    }
-    memcpy(s, h, sizeof s);
-    for (int i = 0; i < 64; i++) {
-        uint32_t e = s[4], a = s[0];
-        uint32_t t1 = s[7] + (rotr(e, 6) ^ rotr(e, 11) ^ rotr(e, 25)) + ((e & s[5]) ^ (~e & s[6])) + k[i] + w[i];
-        uint32_t t2 = (rotr(a, 2) ^ rotr(a, 13) ^ rotr(a, 22)) + ((a & s[1]) ^ (a & s[2]) ^ (s[1] & s[2]));
-        memmove(s + 1, s, 7 * sizeof s[0]);
-        s[4] += t1;
-        s[0] = t1 + t2;
-    }
-    for (int i = 0; i < 8; i++)
-        h[i] += s[i];
-}
-
-/* SHA-256's compression function over 16 KiB. */
-uint64_t run_sha256(uint64_t count)
-{
-    static unsigned char data[16384];
-    static uint32_t k[64];
-    uint32_t h[8], state = 7;
-
-    sha256_constants(k);
-    for (unsigned i = 0; i < sizeof data; i++)
-        data[i] = (unsigned char)(next(&state) >> 24);
-    memset(h, 0, sizeof h);
-    while (count--) {
-        for (int i = 0; i < 8; i++)
-            h[i] = 0x6a09e667u * (unsigned)(i + 1);
-        for (unsigned i = 0; i < sizeof data; i += 64)
-            sha256_block(h, k, data + i);
-    }
-    return (uint64_t)h[0] << 32 | h[7];
 }
 
 /* The C library's copy of 256 KiB. */
@@ -159,21 +89,6 @@ uint64_t run_matmul(uint64_t count)
     for (int i = 0; i < N; i++)
         sum += c[i][N - 1 - i];
     return (uint64_t)sum;
-}
-
-static __attribute__((noinline)) unsigned fib(unsigned n)
-{
-    __asm__ volatile("");
-    return n < 2 ? n : fib(n - 1) + fib(n - 2);
-}
-
-/* Recursive calls and returns. */
-uint64_t run_fib(uint64_t count)
-{
-    uint64_t result = 0;
-    while (count--)
-        result = fib(20);
-    return result;
 }
 
 /* Five bodies, 1000 steps: scalar floating point with divisions and square roots. */
