@@ -8,14 +8,16 @@ use crate::cache::Cache;
 use crate::ctx::{Ctx, JC_TABLES, JcTable, SLOTS};
 use crate::mode::Mode;
 use crate::site::{Exec, Link, Site, Wire};
-use crate::translate::{ArgKind, PARKED, Translation};
+use crate::translate::{ArgKind, PARKED, Translation, Variant};
 
-/// What names a translation: RAM offset of its first byte, offset in CS, mode number ([`SPLIT`] set
-/// for split ones).
+/// What names a translation: RAM offset of its first byte, offset in CS, mode number with
+/// [`variant`].
 pub type Key = (u64, u64, u32);
 
-/// Mark in a [`Key`]'s mode number: no clusters.
-pub const SPLIT: u32 = 1 << 31;
+/// The part of a [`Key`] that tells a mode's translations of the same code apart.
+pub const fn variant(mode: u32, variant: Variant) -> u32 {
+    mode | (variant as u32) << 30
+}
 
 /// A fast hash for short integer keys.
 #[derive(Default, Clone)]
@@ -472,7 +474,10 @@ impl Blocks {
         let b = self.blocks[..n].last().filter(|b| at < b.end)?;
         let m = b.map.partition_point(|(host, _)| *host <= at);
         let (_, delta) = b.map[..m].last()?;
-        Some((b.rip + u64::from(delta & !PARKED), delta & PARKED != 0))
+        // RAM and linear addresses agree in the place in a page.
+        let page = b.rip.wrapping_sub(b.key.0 & 0xfff);
+        let rip = page.wrapping_add(u64::from(delta & !PARKED));
+        Some((rip, delta & PARKED != 0))
     }
 }
 

@@ -8,7 +8,7 @@ use cpu::{Bus, Exception, Exit, Fault, RunState, Signals, signal};
 use pgm::{PageFlags, PhysMap};
 
 use crate::Error;
-use crate::blocks::{Blocks, Invalidated, Key, SPLIT};
+use crate::blocks::{self, Blocks, Invalidated, Key};
 use crate::ctx::Ctx;
 use crate::debug::Watches;
 use crate::features::Features;
@@ -17,7 +17,7 @@ use crate::peers::{Peer, Peers, Unwrite};
 use crate::sys::{self, Event, Flush, Sys};
 use crate::thunks;
 use crate::tlb::{Linear, Mmu, Place};
-use crate::translate::{self, Input};
+use crate::translate::{self, Input, Variant};
 
 /// PAUSE instructions between two offers of the host's core: some microseconds of spinning.
 const PAUSES: u64 = 64;
@@ -452,18 +452,14 @@ impl Core {
     /// # Errors
     /// What the instruction fetch raises.
     pub fn block_at(&mut self, ctx: &mut Ctx, rip: u64) -> Fault<Option<u32>> {
-        self.find(ctx, rip, false)
+        self.find(ctx, rip, Variant::Plain)
     }
 
-    /// Like [`Core::block_at`] for the translation without clusters of accesses.
+    /// The same for a kind of translation.
     ///
     /// # Errors
     /// What the instruction fetch raises.
-    pub fn split_at(&mut self, ctx: &mut Ctx, rip: u64) -> Fault<Option<u32>> {
-        self.find(ctx, rip, true)
-    }
-
-    fn find(&mut self, ctx: &mut Ctx, rip: u64, split: bool) -> Fault<Option<u32>> {
+    pub fn find(&mut self, ctx: &mut Ctx, rip: u64, variant: Variant) -> Fault<Option<u32>> {
         let linear = self.mode.linear(rip);
         if self.mode.code64() && !sys::canonical(linear) || rip > self.mode.cs_limit {
             return Err(Exception::gp(0));
@@ -476,7 +472,7 @@ impl Core {
             )));
             return Ok(None);
         };
-        let key = self.key(offset, rip, split);
+        let key = self.key(offset, rip, variant);
         if let Some(id) = self.blocks.find(key) {
             match self.blocks.second_page(id) {
                 None => return Ok(Some(id)),
@@ -488,11 +484,11 @@ impl Core {
                 }
             }
         }
-        self.translate(ctx, rip, linear, offset, split)
+        self.translate(ctx, rip, linear, offset, variant)
     }
 
-    fn key(&self, offset: u64, rip: u64, split: bool) -> Key {
-        (offset, rip, self.mode_id | if split { SPLIT } else { 0 })
+    fn key(&self, offset: u64, rip: u64, variant: Variant) -> Key {
+        (offset, rip, blocks::variant(self.mode_id, variant))
     }
 
     fn translate(
@@ -501,7 +497,7 @@ impl Core {
         rip: u64,
         linear: u64,
         offset: u64,
-        split: bool,
+        variant: Variant,
     ) -> Fault<Option<u32>> {
         if !self.blocks.has_room() {
             self.forget_all(ctx);
@@ -539,7 +535,7 @@ impl Core {
             code: &code,
             at,
             jc_table: self.jc_table,
-            split,
+            variant,
             features: &self.features,
         };
         let next_slot = self.blocks.next_slot();
@@ -559,7 +555,7 @@ impl Core {
                 return Ok(None);
             }
         }
-        let key = self.key(offset, rip, split);
+        let key = self.key(offset, rip, variant);
         match self.blocks.add(ctx, key, t, spans) {
             Ok(id) => Ok(Some(id)),
             Err(e) => {

@@ -17,13 +17,13 @@ pub const TLB_SIZE: usize = 1 << 16;
 /// Privilege classes with tables of their own.
 pub const CLASSES: usize = 3;
 /// Cross-page links that may exist at once.
-pub const SLOTS: usize = 1 << 16;
+pub const SLOTS: usize = 1 << 19;
 /// Entries of one table for indirect jumps, indexed by the low 16 bits of the target.
 pub const JC_SIZE: usize = 1 << 16;
 /// Tables for indirect jumps; modes share them by turns.
 pub const JC_TABLES: usize = 4;
 /// Clusters of accesses a block may have.
-pub const CLUSTERS: usize = 8;
+pub const CLUSTERS: usize = 16;
 /// Bytes of the bounce buffer: the largest access (64) at any offset below 64.
 pub const BOUNCE: usize = 128;
 

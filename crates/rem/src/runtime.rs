@@ -6,9 +6,10 @@ use iced_x86::Mnemonic;
 use crate::core::Core;
 use crate::ctx::{Call, Class, Ctx};
 use crate::emit::Code;
-use crate::site::{Action, Range, Site};
+use crate::site::{Action, Range, Site, Wire};
 use crate::sys::{self, Flow};
 use crate::tlb::Place;
+use crate::translate::Variant;
 use crate::{fpu, thunks, vector};
 
 /// Entry from the thunks: handles call `kind`, returns the host address to go on at.
@@ -107,7 +108,7 @@ fn split(ctx: &mut Ctx, core: &mut Core, site: &Site, range: Range) -> u64 {
     let flushes = core.blocks.full_flushes;
     take_parked_flags(ctx, site.parked);
     ctx.state.rip = site.rip;
-    match core.split_at(ctx, site.rip) {
+    match core.find(ctx, site.rip, Variant::Split) {
         Ok(Some(block)) => {
             ctx.hflags = ctx.state.rflags;
             if core.blocks.full_flushes == flushes {
@@ -344,7 +345,12 @@ fn link(ctx: &mut Ctx, core: &mut Core) -> u64 {
         return core.dispatch(ctx);
     }
     let flushes = core.blocks.full_flushes;
-    match core.block_at(ctx, target) {
+    // A jump back within the page is a loop's.
+    let variant = match link.wire {
+        Wire::Patch(_) if link.poll => Variant::Trace,
+        _ => Variant::Plain,
+    };
+    match core.find(ctx, target, variant) {
         // A flush while translating took the link away.
         Ok(Some(block)) if core.blocks.full_flushes == flushes => {
             ctx.hflags = ctx.state.rflags;

@@ -42,8 +42,8 @@ pub struct Translation {
     pub links: Vec<Link>,
     /// Places of the `arg` immediates to raise by the number the entry gets: position and kind.
     pub args: Vec<(u32, ArgKind)>,
-    /// For each instruction in order: code offset, and offset from the first instruction with
-    /// [`PARKED`] when flags are parked while it executes.
+    /// For each instruction in order: code offset, and its place in the page with [`PARKED`] when
+    /// flags are parked while it executes.
     pub map: Vec<(u32, u16)>,
     /// Bytes of guest code covered.
     pub guest_len: u32,
@@ -79,16 +79,32 @@ pub struct Input<'a> {
     pub at: usize,
     /// Table for indirect jumps of this mode.
     pub jc_table: usize,
-    /// Every access gets a probe of its own.
-    pub split: bool,
+    /// What is to be made of it.
+    pub variant: Variant,
     /// Instruction sets of the guest's processor.
     pub features: &'a Features,
+}
+
+/// Kinds of translations of the same code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    /// The usual one.
+    Plain,
+    /// Every access gets a probe of its own: for code whose clusters do not lie in one page.
+    Split,
+    /// For the start of a loop: goes around it several times.
+    Trace,
 }
 
 impl Input<'_> {
     /// Code from the first instruction on.
     fn bytes(&self) -> &[u8] {
         &self.code[self.at.min(self.code.len())..]
+    }
+
+    /// Place of an instruction in `code`.
+    fn place(&self, insn: &Instruction) -> usize {
+        (self.at as u64).wrapping_add(insn.ip().wrapping_sub(self.rip)) as usize
     }
 
     /// How many bytes lie in the first page: no instruction starts beyond.
@@ -121,6 +137,8 @@ struct Insn {
     live: bool,
     /// The host's execution of it reads or writes flags.
     touches: bool,
+    /// A jump whose target comes next in the translation.
+    follow: bool,
     /// Its memory operand.
     operand: Use,
     /// Its stack access.
@@ -159,7 +177,11 @@ enum LinkWire {
 /// Translates the block that starts at `input.rip`. `slot` gives a free slot for each cross-page
 /// jump (`None`: out of slots, the jump is never wired).
 pub fn translate(input: &Input<'_>, slot: &mut dyn FnMut() -> Option<u32>) -> Translation {
-    let (mut insns, peeks) = analyze::decode(input);
+    let analyze::Decoded {
+        mut insns,
+        len,
+        peeks,
+    } = analyze::decode(input);
     let mut info = InstructionInfoFactory::new();
     let clusters = cluster::plan(input, &mut insns, &mut info);
     let live_in = insns.first().is_none_or(|i| i.live);
@@ -194,20 +216,20 @@ pub fn translate(input: &Input<'_>, slot: &mut dyn FnMut() -> Option<u32>) -> Tr
     for i in &insns {
         let at = b.hot.here();
         b.insn = i.insn;
-        next = i.insn.next_ip() & input.mode.ip_mask();
+        next = match i.follow {
+            true => i.insn.near_branch_target(),
+            false => i.insn.next_ip(),
+        } & input.mode.ip_mask();
         open = b.instruction(i);
         let parked = if b.parked { PARKED } else { 0 };
-        map.push((at, (i.insn.ip().wrapping_sub(input.rip)) as u16 | parked));
+        map.push((at, input.place(&i.insn) as u16 | parked));
     }
     if open {
         b.exit(next, None);
     }
-    let guest_len = insns
-        .last()
-        .map_or(0, |i| (i.insn.next_ip() - input.rip) as u32);
     let mut t = b.finish(slot);
     (t.entry, t.entry_poll, t.map) = (entry, entry_poll, map);
-    (t.guest_len, t.peeks) = (guest_len, peeks);
+    (t.guest_len, t.peeks) = (len as u32, peeks);
     t
 }
 
@@ -308,6 +330,7 @@ impl Builder<'_> {
                 self.exec(Action::Raise(e), false);
                 return false;
             }
+            Kind::Jmp if i.follow => self.parked &= i.live,
             Kind::Jmp => {
                 self.parked &= i.live;
                 self.exit(insn.near_branch_target() & mode.ip_mask(), None);
@@ -316,8 +339,12 @@ impl Builder<'_> {
             Kind::Jcc => {
                 self.unpark(i);
                 let cc = insn.condition_code() as u8 - 1;
+                let (cc, to) = match i.follow {
+                    true => (cc ^ 1, insn.next_ip()),
+                    false => (cc, insn.near_branch_target()),
+                };
                 let at = self.hot.jcc(cc);
-                self.exit(insn.near_branch_target() & mode.ip_mask(), Some(at));
+                self.exit(to & mode.ip_mask(), Some(at));
             }
             Kind::Loop => {
                 self.unpark(i);

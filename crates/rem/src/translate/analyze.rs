@@ -4,7 +4,7 @@ use cpu::Exception;
 use cpu::bits::rflags;
 use iced_x86::{Decoder, Instruction, OpKind, RflagsBits};
 
-use super::{Input, Insn, PAGE, Use};
+use super::{Input, Insn, PAGE, Use, Variant};
 use crate::classify::{self, Kind};
 
 /// Instructions in a block, at most.
@@ -13,16 +13,35 @@ const MAX_INSTRUCTIONS: usize = 96;
 /// Instructions looked at beyond a jump to find out whether flags are dead there.
 const PEEK: usize = 8;
 
-/// Decodes up to the end of the block and marks where flags are live. The second list holds ranges
-/// of the page (offsets) outside of the block that the result depends on.
-pub(super) fn decode(input: &Input<'_>) -> (Vec<Insn>, Vec<(u16, u16)>) {
+/// Instructions up to which a trace goes around its loop.
+const TRACE_INSTRUCTIONS: usize = 64;
+
+/// Jumps a trace follows besides those to its start.
+const TRACE_JUMPS: usize = 4;
+
+/// A block's instructions in the order of execution.
+pub(super) struct Decoded {
+    pub insns: Vec<Insn>,
+    /// Bytes from the first instruction on, without a gap.
+    pub len: usize,
+    /// Ranges of the page (offsets) beyond those bytes that the translation depends on.
+    pub peeks: Vec<(u16, u16)>,
+}
+
+/// Decodes up to the end of the block and marks where flags are live. A trace goes on beyond jumps
+/// back to its start, several times around, and beyond plain jumps within the page.
+pub(super) fn decode(input: &Input<'_>) -> Decoded {
     let mode = &input.mode;
     let mut insns: Vec<Insn> = Vec::with_capacity(16);
-    let code = input.bytes();
     let options = input.features.options();
-    let mut decoder = Decoder::with_ip(mode.bitness(), code, input.rip, options);
+    let decoder_at = |code, ip| Decoder::with_ip(mode.bitness(), code, ip, options);
+    let mut decoder = decoder_at(input.bytes(), input.rip);
     let max = if mode.one() { 1 } else { MAX_INSTRUCTIONS };
-    while insns.len() < max && decoder.position() < input.in_page() {
+    // Where the run of instructions under way starts, and how much of it was there before.
+    let (mut start, mut room) = (input.at, input.in_page());
+    let (mut len, mut around, mut jumps) = (0, 0, 0);
+    let mut peeks = Vec::new();
+    while insns.len() < max && decoder.position() < room {
         let mut insn = decoder.decode();
         input.features.adjust(&mut insn);
         let end = insn.next_ip().wrapping_sub(1);
@@ -31,7 +50,8 @@ pub(super) fn decode(input: &Input<'_>) -> (Vec<Insn>, Vec<(u16, u16)>) {
             // Perhaps it only reaches into a page that could not be read: start there.
             break;
         }
-        if insn.is_invalid() && too_long(code, mode.bitness(), options) {
+        if insn.is_invalid() && insns.is_empty() && too_long(input.bytes(), mode.bitness(), options)
+        {
             kind = Kind::Raise(Exception::gp(0));
         } else if input.features.hides(&insn) {
             kind = Kind::Raise(Exception::ud());
@@ -42,24 +62,67 @@ pub(super) fn decode(input: &Input<'_>) -> (Vec<Insn>, Vec<(u16, u16)>) {
             }
             kind = Kind::Raise(Exception::gp(0));
         }
-        let ends = ends_block(kind);
+        if start == input.at {
+            len = len.max(decoder.position());
+        } else if let Some(last) = peeks.last_mut() {
+            *last = (start as u16, (start + decoder.position()) as u16);
+        }
         insns.push(Insn {
             insn,
             kind,
             live: true,
             touches: false,
+            follow: false,
             operand: Use::SINGLE,
             stack: Use::SINGLE,
         });
-        if ends {
+        if input.variant == Variant::Trace && matches!(kind, Kind::Jmp | Kind::Jcc) {
+            let target = insn.near_branch_target() & mode.ip_mask();
+            if target == input.rip {
+                around = if around == 0 { insns.len() } else { around };
+                if insns.len() + around > TRACE_INSTRUCTIONS {
+                    break;
+                }
+                (start, room) = (input.at, input.in_page());
+                decoder = decoder_at(input.bytes(), input.rip);
+            } else if kind == Kind::Jmp
+                && jumps < TRACE_JUMPS
+                && let Some(at) = in_page(input, target)
+            {
+                jumps += 1;
+                (start, room) = (at, PAGE as usize - at);
+                peeks.push((at as u16, at as u16));
+                decoder = decoder_at(&input.code[at..PAGE as usize], target);
+            } else if kind == Kind::Jmp {
+                break;
+            } else {
+                continue;
+            }
+            if let Some(i) = insns.last_mut() {
+                i.follow = true;
+            }
+            continue;
+        }
+        if ends_block(kind) {
             break;
         }
     }
-    let peeks = mark_live(input, &mut insns);
-    (insns, peeks)
+    mark_live(input, &mut insns, &mut peeks);
+    Decoded { insns, len, peeks }
 }
 
-fn mark_live(input: &Input<'_>, insns: &mut [Insn]) -> Vec<(u16, u16)> {
+/// Place in the page of code at `target`, if it is in the same page.
+fn in_page(input: &Input<'_>, target: u64) -> Option<usize> {
+    let mode = &input.mode;
+    let linear = mode.linear(target);
+    let same = linear & !(PAGE - 1) == mode.linear(input.rip) & !(PAGE - 1);
+    let at = (linear & (PAGE - 1)) as usize;
+    // Where a segment wraps, offsets and places in the page part.
+    let straight = target.wrapping_sub(input.rip) == (at as u64).wrapping_sub(input.at as u64);
+    (same && straight && target <= mode.cs_limit && input.code.len() >= PAGE as usize).then_some(at)
+}
+
+fn mark_live(input: &Input<'_>, insns: &mut [Insn], peeks: &mut Vec<(u16, u16)>) {
     // An exit is looked beyond only where that can spare something: when memory is accessed between
     // it and the last instruction that overwrites all flags.
     let mut pays = Vec::with_capacity(insns.len());
@@ -72,19 +135,19 @@ fn mark_live(input: &Input<'_>, insns: &mut [Insn]) -> Vec<(u16, u16)> {
             accessed = false;
         }
     }
-    let mut peeks = Vec::new();
     let mut live = rflags::ARITH;
     let last = insns.len().wrapping_sub(1);
     for (n, i) in insns.iter_mut().enumerate().rev() {
         let effect = Effect::of(&i.insn, i.kind);
         let exit = match i.kind {
-            Kind::Jcc => Some(i.insn.near_branch_target()),
-            Kind::Jmp | Kind::Call => Some(i.insn.near_branch_target()),
+            Kind::Jcc if i.follow => Some(i.insn.next_ip()),
+            Kind::Jmp if i.follow && n != last => None,
+            Kind::Jcc | Kind::Jmp | Kind::Call => Some(i.insn.near_branch_target()),
             _ if n == last && !ends_block(i.kind) => Some(i.insn.next_ip()),
             _ => None,
         };
         if let Some(target) = exit {
-            let dead = pays[n] && dead_at(input, target & input.mode.ip_mask(), &mut peeks);
+            let dead = pays[n] && dead_at(input, target & input.mode.ip_mask(), peeks);
             let there = if dead { 0 } else { rflags::ARITH };
             live = if n == last && i.kind != Kind::Jcc {
                 there
@@ -99,7 +162,6 @@ fn mark_live(input: &Input<'_>, insns: &mut [Insn]) -> Vec<(u16, u16)> {
         i.live = live != 0;
         i.touches = effect.touches;
     }
-    peeks
 }
 
 /// Whether emitting the instruction may change the host's flags before it executes.
@@ -115,19 +177,15 @@ fn has_access(i: &Insn) -> bool {
 /// page tells.
 fn dead_at(input: &Input<'_>, target: u64, peeks: &mut Vec<(u16, u16)>) -> bool {
     let mode = &input.mode;
-    let linear = mode.linear(target);
-    if linear & !(PAGE - 1) != mode.linear(input.rip) & !(PAGE - 1) || target > mode.cs_limit {
-        return false;
-    }
-    let at = (linear & (PAGE - 1)) as usize;
-    let page = &input.code[..input.code.len().min(PAGE as usize)];
-    let Some(code) = page.get(at..) else {
+    let Some(at) = in_page(input, target) else {
         return false;
     };
+    let code = &input.code[at..PAGE as usize];
     let mut decoder = Decoder::with_ip(mode.bitness(), code, target, input.features.options());
     let mut open = rflags::ARITH;
     for _ in 0..PEEK {
-        let insn = decoder.decode();
+        let mut insn = decoder.decode();
+        input.features.adjust(&mut insn);
         if insn.is_invalid() || insn.next_ip().wrapping_sub(1) > mode.cs_limit {
             return false;
         }

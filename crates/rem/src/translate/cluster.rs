@@ -8,7 +8,8 @@
 use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 
 use super::analyze::ends_block;
-use super::{Input, Insn, Use, for_64_bit, is_scratch, seg_number};
+use super::memory::is_plain_lea;
+use super::{Input, Insn, Use, Variant, for_64_bit, is_scratch, seg_number};
 use crate::classify::Kind;
 use crate::ctx::CLUSTERS;
 
@@ -68,7 +69,8 @@ pub(super) fn plan(
     info: &mut InstructionInfoFactory,
 ) -> Vec<Cluster> {
     let wide = input.mode.code64() || input.mode.bitness() == 32 && input.mode.stack_bytes() == 4;
-    if input.split || !wide || input.mode.one() || input.mode.aligned() || input.mode.debug() {
+    let split = input.variant == Variant::Split;
+    if split || !wide || input.mode.one() || input.mode.aligned() || input.mode.debug() {
         return Vec::new();
     }
     let mut t = Tracker {
@@ -189,7 +191,8 @@ fn find_kept(input: &Input<'_>, insns: &[Insn], clusters: &mut [Cluster]) {
 /// Whether T0 no longer holds a cluster's address after the instruction is emitted.
 pub(super) fn uses_t0(input: &Input<'_>, i: &Insn, clustered: bool) -> bool {
     match i.kind {
-        Kind::Nothing | Kind::Jcc => false,
+        Kind::Nothing | Kind::Jcc | Kind::Jmp => false,
+        Kind::Lea => !is_plain_lea(input, &i.insn),
         Kind::Push | Kind::Pop => i.stack.cluster.is_none(),
         Kind::Copy if clustered || !has_memory(&i.insn) => {
             let registers = (0..i.insn.op_count()).map(|n| i.insn.op_register(n));
@@ -285,6 +288,7 @@ impl Tracker<'_> {
                 self.registers[4].offset += size;
                 self.forget(5);
             }
+            Kind::Jmp => {}
             kind if ends_block(kind) => {}
             // A helper or a longer sequence: anything may change.
             _ => {

@@ -3,7 +3,7 @@
 use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 
 use super::{
-    ArgKind, Builder, Insn, Use, for_64_bit, is_scratch, number, seg_number, writes_memory,
+    ArgKind, Builder, Input, Insn, Use, for_64_bit, is_scratch, number, seg_number, writes_memory,
 };
 use crate::ctx::{self, Call};
 use crate::emit::{T0, T1};
@@ -91,9 +91,8 @@ impl Builder<'_> {
 
     /// The guest's bytes of `insn` and what follows them.
     fn source(&self, insn: &Instruction) -> &[u8] {
-        let from = insn.ip().wrapping_sub(self.input.rip) as usize;
-        let bytes = self.input.bytes();
-        &bytes[from.min(bytes.len())..]
+        let from = self.input.place(insn);
+        &self.input.code[from.min(self.input.code.len())..]
     }
 
     /// Makes an access reachable: afterwards it is at T0 plus the displacement returned. `address`
@@ -325,7 +324,7 @@ impl Builder<'_> {
         let dest = insn.op0_register();
         let n = number(dest).0;
         let scratch = is_scratch(dest);
-        if self.is_plain_lea(insn) {
+        if is_plain_lea(self.input, insn) {
             let bytes = self.source(insn)[..insn.len()].to_vec();
             return self.hot.put(&bytes);
         }
@@ -346,21 +345,6 @@ impl Builder<'_> {
                 self.hot.store(ctx::gpr(n.into()), T1);
             }
         }
-    }
-
-    /// Whether the host's own LEA, from the same bytes, does the same.
-    fn is_plain_lea(&self, insn: &Instruction) -> bool {
-        let (base, index) = (insn.memory_base(), insn.memory_index());
-        let full = if self.input.mode.code64() { 8 } else { 4 };
-        let fits = |r: Register| r == Register::None || r.size() == full && !is_scratch(r);
-        let dest = insn.op0_register();
-        base != Register::None
-            && !insn.is_ip_rel_memory_operand()
-            && fits(base)
-            && fits(index)
-            && !is_scratch(dest)
-            && dest.size() <= full
-            && (self.input.mode.code64() || self.input.mode.bitness() == 32)
     }
 
     pub(super) fn bit_string(&mut self, i: &Insn) {
@@ -481,4 +465,19 @@ impl Builder<'_> {
 fn names_scratch(insn: &Instruction) -> bool {
     (0..insn.op_count())
         .any(|n| insn.op_kind(n) == OpKind::Register && is_scratch(insn.op_register(n)))
+}
+
+/// Whether the host's own LEA, from the same bytes, does the same.
+pub(super) fn is_plain_lea(input: &Input<'_>, insn: &Instruction) -> bool {
+    let (base, index) = (insn.memory_base(), insn.memory_index());
+    let full = if input.mode.code64() { 8 } else { 4 };
+    let fits = |r: Register| r == Register::None || r.size() == full && !is_scratch(r);
+    let dest = insn.op0_register();
+    base != Register::None
+        && !insn.is_ip_rel_memory_operand()
+        && fits(base)
+        && fits(index)
+        && !is_scratch(dest)
+        && dest.size() <= full
+        && (input.mode.code64() || input.mode.bitness() == 32)
 }
