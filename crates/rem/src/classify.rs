@@ -49,6 +49,14 @@ pub enum Kind {
     BitString,
     /// MOVS or STOS without REP.
     StringOne,
+    /// CLI at privilege level 0.
+    Cli,
+    /// STI at privilege level 0, not at the end of a block.
+    Sti,
+    /// PUSHFQ.
+    Pushf,
+    /// SWAPGS at privilege level 0.
+    Swapgs,
     /// Masked vector access, done element by element.
     ExecVector,
 }
@@ -157,6 +165,10 @@ pub fn classify(insn: &Instruction, mode: &Mode) -> Kind {
         | M::Outsw
         | M::Outsd => Exec,
         M::Movsd | M::Cmpsd if string(insn) => Exec,
+        M::Cli if mode.ring0() && !mode.one() => Cli,
+        M::Sti if mode.ring0() && !mode.one() => Sti,
+        M::Pushfq if mode.code64() && !mode.one() => Pushf,
+        M::Swapgs if mode.code64() && mode.ring0() && !mode.one() => Swapgs,
         M::In
         | M::Out
         | M::Cpuid

@@ -391,6 +391,7 @@ impl Core {
             }
         };
         ctx.hflags = ctx.state.rflags;
+        ctx.held = u32::from(self.signals.get() != 0);
         host
     }
 

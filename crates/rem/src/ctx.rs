@@ -98,6 +98,8 @@ pub struct Ctx {
     pub host_rsp: u64,
     /// Nonzero: leave translated code at the next poll.
     pub poll: AtomicU32,
+    /// Nonzero: something waits that interrupts, once enabled, may let through.
+    pub held: u32,
     /// Argument of the call under way.
     pub arg: u32,
     /// Scratch registers at the call; R10 on return.
@@ -211,5 +213,9 @@ pub const ARG: i32 = offset_of!(Ctx, arg) as i32;
 pub const POLL: i32 = offset_of!(Ctx, poll) as i32;
 /// Offset of the flags set aside.
 pub const FLAGSAVE: i32 = offset_of!(Ctx, flagsave) as i32;
+/// Offset of the mark of held-back interrupts.
+pub const HELD: i32 = offset_of!(Ctx, held) as i32;
+/// Offset of the base that SWAPGS exchanges.
+pub const KERNEL_GS_BASE: i32 = (offset_of!(Ctx, state) + offset_of!(State, kernel_gs_base)) as i32;
 /// Offset of RFLAGS.
 pub const RFLAGS: i32 = (offset_of!(Ctx, state) + offset_of!(State, rflags)) as i32;

@@ -94,6 +94,44 @@ impl Code {
         self.put(&[0]);
     }
 
+    /// `and dword gs:[disp], imm`. Changes flags.
+    pub fn and_gs(&mut self, disp: i32, imm: u32) {
+        self.put(&[0x65, 0x81, 0x24, 0x25]);
+        self.disp(disp);
+        self.put(&imm.to_le_bytes());
+    }
+
+    /// `or dword gs:[disp], imm`. Changes flags.
+    pub fn or_gs(&mut self, disp: i32, imm: u32) {
+        self.put(&[0x65, 0x81, 0x0c, 0x25]);
+        self.disp(disp);
+        self.put(&imm.to_le_bytes());
+    }
+
+    /// `movzx reg32, byte gs:[disp]`.
+    pub fn load8(&mut self, reg: u8, disp: i32) {
+        let rex = Self::rex(false, reg, 0, 0);
+        self.put(&[0x65, rex, 0x0f, 0xb6, 0x04 | (reg & 7) << 3, 0x25]);
+        self.disp(disp);
+    }
+
+    /// `and reg32, imm`. Changes flags.
+    pub fn and32(&mut self, reg: u8, imm: u32) {
+        self.put(&[Self::rex(false, 0, 0, reg), 0x81, 0xe0 | reg & 7]);
+        self.put(&imm.to_le_bytes());
+    }
+
+    /// `shl reg32, count`. Changes flags.
+    pub fn shl32(&mut self, reg: u8, count: u8) {
+        self.put(&[Self::rex(false, 0, 0, reg), 0xc1, 0xe0 | reg & 7, count]);
+    }
+
+    /// `or to32, from32`. Changes flags.
+    pub fn or32(&mut self, to: u8, from: u8) {
+        let modrm = 0xc0 | (from & 7) << 3 | to & 7;
+        self.put(&[Self::rex(false, from, 0, to), 0x09, modrm]);
+    }
+
     /// `mov to, from`, 64-bit.
     pub fn mov(&mut self, to: u8, from: u8) {
         self.put(&[
@@ -342,6 +380,12 @@ mod tests {
             c.test_gs(8, 0x400);
             c.jmp_indirect(0x100);
             c.add_gs(false, T0, 0x10);
+            c.and_gs(8, 0xffff_fdff);
+            c.or_gs(8, 0x200);
+            c.load8(T1, 0x31);
+            c.and32(T1, 0xd5);
+            c.shl32(T0, 11);
+            c.or32(T1, T0);
         });
         assert_eq!(
             got,
@@ -364,7 +408,13 @@ mod tests {
                 "cmp r10,[gs:r11*8+100h]",
                 "jne near 0000000000000078h",
                 "jmp qword [gs:r11*8+80100h]",
-                "add r10d,[gs:10h]"
+                "add r10d,[gs:10h]",
+                "and dword [gs:8],0FFFFFDFFh",
+                "or dword [gs:8],200h",
+                "movzx r11d,byte [gs:31h]",
+                "and r11d,0D5h",
+                "shl r10d,0Bh",
+                "or r11d,r10d"
             ]
         );
     }

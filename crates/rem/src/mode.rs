@@ -28,6 +28,7 @@ const AVX: u32 = 1 << 13;
 const ONE: u32 = 1 << 14;
 const DEBUG: u32 = 1 << 15;
 const ALIGN: u32 = 1 << 16;
+const RING0: u32 = 1 << 20;
 
 impl Mode {
     /// The mode `state` is in. `has_avx`: the guest may see AVX at all.
@@ -71,6 +72,7 @@ impl Mode {
             (state.rflags & rflags::TF != 0, ONE),
             (watches_code(state.dr[7]), DEBUG),
             (state.checks_alignment(), ALIGN),
+            (state.cpl() == 0, RING0),
         ] {
             bits |= if on { bit } else { 0 };
         }
@@ -149,6 +151,11 @@ impl Mode {
     /// Accesses must be aligned (#AC).
     pub fn aligned(&self) -> bool {
         self.bits & ALIGN != 0
+    }
+
+    /// The current privilege level is 0.
+    pub fn ring0(&self) -> bool {
+        self.bits & RING0 != 0
     }
 
     /// CR0.TS.

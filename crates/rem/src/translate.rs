@@ -11,6 +11,7 @@ mod encode;
 mod flow;
 mod memory;
 mod stack;
+mod system;
 
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, OpAccess, Register};
 
@@ -383,6 +384,10 @@ impl Builder<'_> {
                 self.ret(i);
                 return false;
             }
+            Kind::Cli => self.cli(i),
+            Kind::Sti => self.sti(i),
+            Kind::Pushf => self.pushf(i),
+            Kind::Swapgs => self.swapgs(),
             Kind::Push => self.push(i),
             Kind::Pop => self.pop(i),
             Kind::Leave => self.leave(i),

@@ -107,6 +107,10 @@ pub(super) fn decode(input: &Input<'_>) -> Decoded {
             break;
         }
     }
+    // Interrupts come one instruction after STI: that one must be in the block.
+    if let Some(i) = insns.last_mut().filter(|i| i.kind == Kind::Sti) {
+        i.kind = Kind::ExecEnd;
+    }
     mark_live(input, &mut insns, &mut peeks);
     Decoded { insns, len, peeks }
 }
@@ -286,6 +290,11 @@ impl Effect {
                     touches: reads | changes != 0 || is_shift(insn),
                 }
             }
+            Kind::Pushf => Effect {
+                reads: rflags::ARITH,
+                kills: 0,
+                touches: false,
+            },
             Kind::Jcc | Kind::Loop => Effect {
                 reads: convert(insn.rflags_read()),
                 kills: 0,

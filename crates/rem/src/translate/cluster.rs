@@ -191,7 +191,7 @@ fn find_kept(input: &Input<'_>, insns: &[Insn], clusters: &mut [Cluster]) {
 /// Whether T0 no longer holds a cluster's address after the instruction is emitted.
 pub(super) fn uses_t0(input: &Input<'_>, i: &Insn, clustered: bool) -> bool {
     match i.kind {
-        Kind::Nothing | Kind::Jcc | Kind::Jmp => false,
+        Kind::Nothing | Kind::Jcc | Kind::Jmp | Kind::Cli | Kind::Sti => false,
         Kind::Lea => !is_plain_lea(input, &i.insn),
         Kind::Push | Kind::Pop => i.stack.cluster.is_none(),
         Kind::Copy if clustered || !has_memory(&i.insn) => {
@@ -229,7 +229,8 @@ impl Tracker<'_> {
     fn step(&mut self, n: usize, i: &Insn, info: &mut InstructionInfoFactory) {
         let insn = &i.insn;
         match i.kind {
-            Kind::Nothing | Kind::Jcc => {}
+            Kind::Nothing | Kind::Jcc | Kind::Cli | Kind::Sti | Kind::Swapgs => {}
+            Kind::Pushf => self.registers[4].offset -= 8,
             Kind::Copy => self.copy(n, insn, info),
             Kind::Lea => {
                 let to = insn.op0_register();
