@@ -18,4 +18,4 @@ mod state;
 pub use engine::{Bus, Engine, Exit};
 pub use exception::{Exception, Fault, Vector};
 pub use signals::{Signals, signal};
-pub use state::{DescTable, FPU_AREA, Fpu, RunState, Seg, SegReg, State, attr};
+pub use state::{DescTable, FPU_AREA, Fpu, RunState, Seg, SegReg, State, Upper, attr};

@@ -110,6 +110,44 @@ impl Fpu {
     }
 }
 
+/// What AVX-512 adds to the registers in [`Fpu`], laid out as in the XSAVE area (SDM vol. 1,
+/// 13.5.7).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Upper {
+    /// K0 to K7.
+    pub opmask: [u8; 64],
+    /// Upper halves of ZMM0 to ZMM15.
+    pub high: [u8; 512],
+    /// ZMM16 to ZMM31.
+    pub more: [u8; 1024],
+    /// Nonzero while any of them may be in use; otherwise all are zero.
+    pub live: u32,
+}
+
+impl Upper {
+    /// All zero, not in use.
+    pub fn reset() -> Self {
+        Self {
+            opmask: [0; 64],
+            high: [0; 512],
+            more: [0; 1024],
+            live: 0,
+        }
+    }
+
+    /// Components that are in use: XCR0 bits 5 to 7.
+    pub fn in_use(&self) -> u64 {
+        if self.live == 0 {
+            return 0;
+        }
+        let used = |b: &[u8]| b.iter().any(|b| *b != 0);
+        u64::from(used(&self.opmask)) << 5
+            | u64::from(used(&self.high)) << 6
+            | u64::from(used(&self.more)) << 7
+    }
+}
+
 /// Whether a vCPU executes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -206,6 +244,8 @@ pub struct State {
     pub smbase: u32,
     /// Floating-point and vector registers.
     pub fpu: Fpu,
+    /// What AVX-512 adds to them.
+    pub upper: Upper,
 }
 
 impl State {
@@ -270,6 +310,7 @@ impl State {
             smm: false,
             smbase: 0x30000,
             fpu: Fpu::reset(),
+            upper: Upper::reset(),
         };
         state.seg[Seg::Cs as usize] = SegReg {
             base: 0xffff_0000,
@@ -288,6 +329,7 @@ impl State {
         *self = Self::reset(index);
         self.cr0 = cr0::ET | old.cr0 & (cr0::CD | cr0::NW);
         self.fpu = old.fpu;
+        self.upper = old.upper;
         self.xcr0 = old.xcr0;
         self.pat = old.pat;
         self.misc_enable = old.misc_enable;

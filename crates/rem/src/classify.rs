@@ -1,7 +1,9 @@
 //! What the translator does with an instruction, by what it is.
 
 use cpu::Exception;
-use iced_x86::{Code as Op, CpuidFeature as F, Instruction, Mnemonic as M, OpKind, Register};
+use iced_x86::{
+    Code as Op, CpuidFeature as F, EncodingKind, Instruction, Mnemonic as M, OpKind, Register,
+};
 
 use crate::mode::Mode;
 use crate::vector;
@@ -59,6 +61,8 @@ pub enum Kind {
     Swapgs,
     /// Masked vector access, done element by element.
     ExecVector,
+    /// The first AVX-512 instruction: from here on its registers are in use.
+    TakeUpper,
 }
 
 /// What of the floating-point unit an instruction needs.
@@ -69,6 +73,7 @@ enum Fp {
     Mmx,
     Sse,
     Avx,
+    Avx512,
 }
 
 /// Decides for `insn` in `mode`.
@@ -79,6 +84,9 @@ pub fn classify(insn: &Instruction, mode: &Mode) -> Kind {
     }
     if let Some(e) = unavailable(insn, mode) {
         return Raise(e);
+    }
+    if mode.avx512() && !mode.upper() && requirement(insn) == Some(Fp::Avx512) {
+        return TakeUpper;
     }
     match insn.mnemonic() {
         M::Jmp => match insn.op0_kind() {
@@ -312,13 +320,22 @@ fn unavailable(insn: &Instruction, mode: &Mode) -> Option<Exception> {
         Fp::Mmx if mode.em() => Some(Exception::ud()),
         Fp::Sse if mode.em() || !mode.osfxsr() => Some(Exception::ud()),
         Fp::Avx if !mode.avx() => Some(Exception::ud()),
+        Fp::Avx512 if !mode.avx512() => Some(Exception::ud()),
         _ => mode.ts().then_some(nm),
     }
+}
+
+/// Sets of AVX-512 whose instructions on mask registers are not EVEX.
+fn is_avx512(f: F) -> bool {
+    matches!(f, F::AVX512F | F::AVX512BW | F::AVX512DQ)
 }
 
 /// What `insn` needs; `Some(None)` for ordinary ones, `None` when it needs nothing to be checked.
 fn requirement(insn: &Instruction) -> Option<Fp> {
     let features = insn.cpuid_features();
+    if insn.encoding() == EncodingKind::EVEX || features.iter().any(|f| is_avx512(*f)) {
+        return Some(Fp::Avx512);
+    }
     let mut fp = Fp::None;
     for f in features {
         fp = match f {

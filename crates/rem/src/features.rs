@@ -6,6 +6,12 @@
 use cpu::Bus;
 use iced_x86::{Code, CpuidFeature as F, DecoderOptions, Instruction};
 
+/// Whether the host has what the engine needs for AVX-512.
+pub fn host_has_avx512() -> bool {
+    std::arch::is_x86_feature_detected!("avx512f")
+        && std::arch::is_x86_feature_detected!("avx512bw")
+}
+
 /// The instruction sets of one vCPU.
 pub struct Features {
     words: Words,
@@ -151,6 +157,17 @@ impl Words {
             F::CLFLUSHOPT => seven(1, 23),
             F::CLWB => seven(1, 24),
             F::SHA => seven(1, 29),
+            // The engine keeps the registers with instructions of F and BW.
+            F::AVX512F | F::AVX512BW => seven(1, 16) && seven(1, 30) && host_has_avx512(),
+            F::AVX512DQ => seven(1, 17),
+            F::AVX512_IFMA => seven(1, 21),
+            F::AVX512CD => seven(1, 28),
+            F::AVX512VL => seven(1, 31),
+            F::AVX512_VBMI => seven(2, 1),
+            F::AVX512_VBMI2 => seven(2, 6),
+            F::AVX512_VNNI => seven(2, 11),
+            F::AVX512_BITALG => seven(2, 12),
+            F::AVX512_VPOPCNTDQ => seven(2, 14),
             F::GFNI => seven(2, 8),
             F::VAES => seven(2, 9),
             F::VPCLMULQDQ => seven(2, 10),

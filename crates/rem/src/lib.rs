@@ -174,6 +174,9 @@ impl Engine for Rem {
 
     fn run(&mut self, state: &mut State) -> Exit {
         signals::prepare_thread();
+        if state.upper.live != 0 && !features::host_has_avx512() {
+            return Exit::Fatal("the host has no AVX-512, which the guest uses".into());
+        }
         let ctx = self.ctx;
         if let Err(e) = set_gs(ctx as u64) {
             return Exit::Fatal(Error::Gs(e).to_string());

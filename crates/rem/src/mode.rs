@@ -28,6 +28,8 @@ const AVX: u32 = 1 << 13;
 const ONE: u32 = 1 << 14;
 const DEBUG: u32 = 1 << 15;
 const ALIGN: u32 = 1 << 16;
+const AVX512: u32 = 1 << 17;
+const UPPER: u32 = 1 << 18;
 const RING0: u32 = 1 << 20;
 
 impl Mode {
@@ -70,6 +72,11 @@ impl Mode {
             (state.cr4 & cr4::OSFXSR != 0, OSFXSR),
             (state.cr4 & cr4::OSXSAVE != 0 && state.xcr0 & 6 == 6, AVX),
             (state.rflags & rflags::TF != 0, ONE),
+            (
+                state.cr4 & cr4::OSXSAVE != 0 && state.xcr0 & 0xe6 == 0xe6,
+                AVX512,
+            ),
+            (state.upper.live != 0, UPPER),
             (watches_code(state.dr[7]), DEBUG),
             (state.checks_alignment(), ALIGN),
             (state.cpl() == 0, RING0),
@@ -181,6 +188,16 @@ impl Mode {
     /// CR4.OSXSAVE and XCR0 allow AVX.
     pub fn avx(&self) -> bool {
         self.bits & AVX != 0
+    }
+
+    /// CR4.OSXSAVE and XCR0 allow AVX-512.
+    pub fn avx512(&self) -> bool {
+        self.bits & AVX512 != 0
+    }
+
+    /// Registers of AVX-512 are in use, and with that in the host's.
+    pub fn upper(&self) -> bool {
+        self.bits & UPPER != 0
     }
 
     /// Mask of the instruction pointer.

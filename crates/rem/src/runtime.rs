@@ -6,7 +6,7 @@ use iced_x86::Mnemonic;
 use crate::core::Core;
 use crate::ctx::{Call, Class, Ctx};
 use crate::emit::Code;
-use crate::site::{Action, Range, Site, Wire};
+use crate::site::{Action, Mask, Range, Site, Wire};
 use crate::sys::{self, Flow};
 use crate::tlb::Place;
 use crate::translate::Variant;
@@ -151,7 +151,11 @@ fn access(ctx: &mut Ctx, core: &mut Core, site: &Site) -> Fault<Option<u64>> {
     }
     let room = 0x1000 - (linear & 0xfff);
     core.bounce.clear();
-    if size <= room {
+    if let Some(mask) = site.mask {
+        if let Some(host) = masked(ctx, core, site, mask)? {
+            return Ok(Some(host));
+        }
+    } else if size <= room {
         let place = core.mmu.resolve(&mut ctx.tlb, linear, class, site.write)?;
         if let Place::Ram(offset) = place {
             ctx.t0 = core.mmu.ram().base() as u64 + offset;
@@ -190,6 +194,52 @@ fn access(ctx: &mut Ctx, core: &mut Core, site: &Site) -> Fault<Option<u64>> {
         return Ok(Some(core.blocks.cache.address(site.resume)));
     }
     Ok(Some(bounce_code(ctx, core)))
+}
+
+/// Finds the places of the bytes that a mask selects; the others may be anywhere. Gives where to go
+/// on when the whole access can be made in memory.
+fn masked(ctx: &mut Ctx, core: &mut Core, site: &Site, mask: Mask) -> Fault<Option<u64>> {
+    let (linear, class) = (ctx.t0, core.mode.class());
+    let at = usize::from(mask.register & 7) * 8;
+    let mut k = [0; 8];
+    k.copy_from_slice(&ctx.state.upper.opmask[at..at + 8]);
+    let element = usize::from(mask.element.max(1));
+    let count = usize::from(site.size) / element;
+    let mut k = u64::from_le_bytes(k) & u64::MAX >> (64 - count.clamp(1, 64));
+    if mask.packed {
+        k = u64::MAX.checked_shr(64 - k.count_ones()).unwrap_or(0);
+    }
+    let wanted = |byte: usize| k >> (byte / element) & 1 != 0;
+    let size = usize::from(site.size);
+    let mut start = 0;
+    while start < size {
+        let here = linear.wrapping_add(start as u64);
+        let in_page = (0x1000 - (here & 0xfff)) as usize;
+        let mut end = start + 1;
+        while end < size && wanted(end) == wanted(start) && end - start < in_page {
+            end += 1;
+        }
+        let place = if wanted(start) {
+            let here = if core.mode.code64() {
+                here
+            } else {
+                here & 0xffff_ffff
+            };
+            resolve(ctx, core, here, class, site.write)?
+        } else {
+            Place::Nothing
+        };
+        core.bounce.push((place, end - start));
+        start = end;
+    }
+    // All of it on one page of memory?
+    if let [(Place::Ram(offset), _)] = core.bounce[..]
+        && !(site.write && reports(core, offset, size as u64))
+    {
+        ctx.t0 = core.mmu.ram().base() as u64 + offset;
+        return Ok(Some(core.blocks.cache.address(site.resume)));
+    }
+    Ok(None)
 }
 
 /// Whether a write to memory has to be reported when it is done.
@@ -265,12 +315,17 @@ fn exec(ctx: &mut Ctx, core: &mut Core) -> u64 {
     if let Action::Execute(insn) = &e.action {
         core.stats.helped[insn.code() as usize] += 1;
     }
+    let live = ctx.state.upper.live;
     let result = match e.action {
         Action::Raise(exception) => Err(exception),
         Action::Pause(len) => {
             core.pause();
             ctx.state.rip = e.rip.wrapping_add(len.into()) & core.mode.ip_mask();
             Ok(Flow::Next)
+        }
+        Action::TakeUpper => {
+            ctx.state.upper.live = 1;
+            Ok(Flow::Jump)
         }
         Action::Execute(insn) => core.with_sys(ctx, |sys| sys::execute(sys, &insn)),
         Action::ExecuteVector(insn) => vector::execute(ctx, core, &insn).map(|()| {
@@ -286,7 +341,10 @@ fn exec(ctx: &mut Ctx, core: &mut Core) -> u64 {
     };
     match result {
         Ok(Flow::Next)
-            if e.resume != 0 && *ctx.poll.get_mut() == 0 && core.debug | core.mmu.hits == 0 =>
+            if e.resume != 0
+                && *ctx.poll.get_mut() == 0
+                && core.debug | core.mmu.hits == 0
+                && ctx.state.upper.live == live =>
         {
             ctx.hflags = ctx.state.rflags;
             return core.blocks.cache.address(e.resume);

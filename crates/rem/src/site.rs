@@ -30,6 +30,8 @@ pub struct Site {
     pub last: bool,
     /// The probe is for a cluster of accesses, this one being the first.
     pub cluster: Option<Range>,
+    /// Elements that a mask leaves out do not fault.
+    pub mask: Option<Mask>,
     /// Where the TLB probe starts, with the linear address in T0.
     pub probe: u32,
     /// Where the access goes on with the host address in T0.
@@ -38,6 +40,17 @@ pub struct Site {
     pub done: u32,
     /// Copy of `resume..done` that ends in a `Store` call; 0: not made yet.
     pub bounce: u32,
+}
+
+/// How a mask register selects elements of an access.
+#[derive(Debug, Clone, Copy)]
+pub struct Mask {
+    /// K1 to K7.
+    pub register: u8,
+    /// Bytes of an element.
+    pub element: u8,
+    /// As many elements as the mask has bits, from the first on (compress, expand).
+    pub packed: bool,
 }
 
 /// The bytes that the probe of a cluster covers.
@@ -62,6 +75,8 @@ pub enum Action {
     ExecuteFpu(Instruction),
     /// `vector::execute`.
     ExecuteVector(Instruction),
+    /// The registers of AVX-512 are in use from now on; the instruction is started again.
+    TakeUpper,
     /// PAUSE of this many bytes: now and then, the host's core is offered to others.
     Pause(u8),
     /// Raises an exception.

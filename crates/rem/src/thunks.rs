@@ -4,6 +4,8 @@
 use std::arch::global_asm;
 use std::mem::offset_of;
 
+use cpu::{State, Upper};
+
 use crate::ctx::{Call, Ctx, gpr};
 
 #[allow(improper_ctypes)] // the assembly uses fields of `Ctx` by offset only
@@ -90,6 +92,9 @@ global_asm!(
     "pop rax",
     "mov gs:[{hflags}], rax",
     "mov rdi, gs:[{this}]",
+    "cmp dword ptr gs:[{live}], 0",
+    "jne rem_save_upper",
+    "rem_upper_saved:",
     "cmp dword ptr gs:[{avx}], 0",
     "je 2f",
     ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
@@ -119,6 +124,9 @@ global_asm!(
     "movdqu xmm\\n, [rdi + {ymm} + 32 * \\n]",
     ".endr",
     "3:",
+    "cmp dword ptr gs:[{live}], 0",
+    "jne rem_load_upper",
+    "rem_upper_loaded:",
     "mov rax, gs:[{hflags}]",
     "mov ecx, eax",
     "shr ecx, 11",
@@ -143,6 +151,29 @@ global_asm!(
     "mov r15, gs:[{g} + 120]",
     "mov r10, gs:[{t0}]",
     "jmp r11",
+    // What AVX-512 adds, only while the guest uses it.
+    "rem_save_upper:",
+    ".irp n, 0,1,2,3,4,5,6,7",
+    "kmovq [rdi + {upper} + 8 * \\n], k\\n",
+    ".endr",
+    ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
+    "vextracti64x4 [rdi + {upper} + 64 + 32 * \\n], zmm\\n, 1",
+    ".endr",
+    ".irp n, 16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+    "vmovdqu64 [rdi + {upper} + 576 + 64 * (\\n - 16)], zmm\\n",
+    ".endr",
+    "jmp rem_upper_saved",
+    "rem_load_upper:",
+    ".irp n, 0,1,2,3,4,5,6,7",
+    "kmovq k\\n, [rdi + {upper} + 8 * \\n]",
+    ".endr",
+    ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
+    "vinserti64x4 zmm\\n, zmm\\n, [rdi + {upper} + 64 + 32 * \\n], 1",
+    ".endr",
+    ".irp n, 16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+    "vmovdqu64 zmm\\n, [rdi + {upper} + 576 + 64 * (\\n - 16)]",
+    ".endr",
+    "jmp rem_upper_loaded",
     ".global rem_enter",
     "rem_enter:",
     "push rbx",
@@ -177,6 +208,8 @@ global_asm!(
     hflags = const offset_of!(Ctx, hflags),
     this = const offset_of!(Ctx, this),
     avx = const offset_of!(Ctx, avx),
+    live = const offset_of!(Ctx, state) + offset_of!(State, upper) + offset_of!(Upper, live),
+    upper = const offset_of!(Ctx, state) + offset_of!(State, upper),
     ymm = const offset_of!(Ctx, ymm),
     helper = sym crate::runtime::helper,
 );

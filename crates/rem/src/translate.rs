@@ -395,6 +395,10 @@ impl Builder<'_> {
             Kind::BitString => self.bit_string(i),
             Kind::StringOne => self.string_one(i),
             Kind::ExecVector => self.exec(Action::ExecuteVector(insn), true),
+            Kind::TakeUpper => {
+                self.exec(Action::TakeUpper, false);
+                return false;
+            }
         }
         true
     }

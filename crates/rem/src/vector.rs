@@ -7,11 +7,12 @@ use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 
 use crate::core::Core;
 use crate::ctx::Ctx;
+use crate::site::Mask;
 use crate::sys::As;
 
 /// Whether [`execute`] knows the instruction.
 pub fn handles(insn: &Instruction) -> bool {
-    insn.is_vsib() && !insn.op0_register().is_zmm()
+    insn.is_vsib()
         || matches!(
             insn.mnemonic(),
             M::Vmaskmovps
@@ -24,11 +25,79 @@ pub fn handles(insn: &Instruction) -> bool {
         )
 }
 
-/// Carries the instruction out. Vector registers are in `ctx.ymm`.
+/// Which elements of the memory operand an AVX-512 mask selects, for instructions whose elements
+/// correspond to mask bits one to one and that do not fault on others (SDM vol. 2, 2.8.6 to 2.8.8,
+/// classes E1, E2, E4 and E6 without NF). For the others the whole operand is accessed.
+pub fn mask_of(insn: &Instruction) -> Option<Mask> {
+    if insn.op_mask() == Register::None || insn.is_vsib() {
+        return None;
+    }
+    (0..insn.op_count()).find(|n| insn.op_kind(*n) == OpKind::Memory)?;
+    if insn.is_broadcast() {
+        return None;
+    }
+    let element = insn.memory_size().element_size();
+    let name = format!("{:?}", insn.mnemonic());
+    let packed = ["Vcompress", "Vpcompress", "Vexpand", "Vpexpand"]
+        .iter()
+        .any(|p| name.starts_with(p));
+    let one_to_one = packed
+        || [
+            "Vmovdqu",
+            "Vmovdqa",
+            "Vmovup",
+            "Vmovap",
+            "Vmovss",
+            "Vmovsd",
+            "Vpmov",
+            "Vpcmp",
+            "Vcmpp",
+            "Vcmps",
+            "Vptest",
+            "Vadd",
+            "Vsub",
+            "Vmul",
+            "Vdiv",
+            "Vmin",
+            "Vmax",
+            "Vsqrt",
+            "Vfm",
+            "Vfnm",
+            "Vpadd",
+            "Vpsub",
+            "Vpand",
+            "Vpor",
+            "Vpxor",
+            "Vandp",
+            "Vandnp",
+            "Vorp",
+            "Vxorp",
+            "Vpternlog",
+            "Vpmin",
+            "Vpmax",
+            "Vpmull",
+            "Vpabs",
+            "Vblendm",
+            "Vpblendm",
+        ]
+        .iter()
+        .any(|p| name.starts_with(p));
+    // Bitwise operations on 128 bits as a whole do not exist with masks, but scalars have one bit.
+    (one_to_one && matches!(element, 1 | 2 | 4 | 8)).then(|| Mask {
+        register: insn.op_mask().number() as u8,
+        element: element as u8,
+        packed,
+    })
+}
+
+/// Carries the instruction out. Vector registers are in `ctx.ymm` and `ctx.state.upper`.
 ///
 /// # Errors
 /// What an element's access raises; elements before it are done.
 pub fn execute(ctx: &mut Ctx, core: &mut Core, insn: &Instruction) -> Fault {
+    if insn.op_mask() != Register::None {
+        return masked_gather(ctx, core, insn);
+    }
     if insn.is_vsib() {
         return gather(ctx, core, insn);
     }
@@ -136,6 +205,107 @@ fn gather(ctx: &mut Ctx, core: &mut Core, insn: &Instruction) -> Fault {
     }
     ctx.ymm[m].fill(0);
     ctx.ymm[d][count * data_bytes..].fill(0);
+    clear_high(ctx, m);
+    clear_high(ctx, d);
+    Ok(())
+}
+
+/// VEX instructions clear what is above the 256 bits they know.
+fn clear_high(ctx: &mut Ctx, n: usize) {
+    ctx.state.upper.high[32 * n..32 * n + 32].fill(0);
+}
+
+/// A whole vector register.
+fn zmm(ctx: &Ctx, n: usize) -> [u8; 64] {
+    let mut all = [0; 64];
+    match n.checked_sub(16) {
+        None => {
+            all[..32].copy_from_slice(&ctx.ymm[n]);
+            all[32..].copy_from_slice(&ctx.state.upper.high[32 * n..32 * n + 32]);
+        }
+        Some(m) => all.copy_from_slice(&ctx.state.upper.more[64 * (m & 15)..][..64]),
+    }
+    all
+}
+
+fn set_zmm(ctx: &mut Ctx, n: usize, all: &[u8; 64]) {
+    match n.checked_sub(16) {
+        None => {
+            ctx.ymm[n].copy_from_slice(&all[..32]);
+            ctx.state.upper.high[32 * n..32 * n + 32].copy_from_slice(&all[32..]);
+        }
+        Some(m) => ctx.state.upper.more[64 * (m & 15)..][..64].copy_from_slice(all),
+    }
+}
+
+/// Gathers and scatters of AVX-512: a mask register says which elements are left to do, and its
+/// bits go as they are done.
+fn masked_gather(ctx: &mut Ctx, core: &mut Core, insn: &Instruction) -> Fault {
+    let scatter = insn.op0_kind() == OpKind::Memory;
+    let register = if scatter {
+        insn.op1_register()
+    } else {
+        insn.op0_register()
+    };
+    let index = insn.memory_index();
+    let (r, x, k) = (
+        register.number() & 31,
+        index.number() & 31,
+        insn.op_mask().number() & 7,
+    );
+    if !scatter && r == x {
+        return Err(Exception::ud());
+    }
+    use M::*;
+    let (index_bytes, data_bytes) = match insn.mnemonic() {
+        Vpgatherdd | Vgatherdps | Vpscatterdd | Vscatterdps => (4, 4),
+        Vpgatherdq | Vgatherdpd | Vpscatterdq | Vscatterdpd => (4, 8),
+        Vpgatherqd | Vgatherqps | Vpscatterqd | Vscatterqps => (8, 4),
+        Vpgatherqq | Vgatherqpd | Vpscatterqq | Vscatterqpd => (8, 8),
+        _ => return Err(Exception::ud()),
+    };
+    // The wider of the two has the vector's length.
+    let vector = register.size().max(index.size());
+    let count = (vector / index_bytes).min(vector / data_bytes);
+    let base = gpr(ctx, insn.memory_base());
+    let limit = address_mask(insn, core);
+    let indices = zmm(ctx, x);
+    for i in 0..count {
+        let bit = (k * 8 + i / 8, 1 << (i % 8));
+        if ctx.state.upper.opmask[bit.0] & bit.1 == 0 {
+            continue;
+        }
+        let raw = &indices[i * index_bytes..(i + 1) * index_bytes];
+        let sign = if raw[index_bytes - 1] & 0x80 != 0 {
+            0xff
+        } else {
+            0
+        };
+        let mut wide = [sign; 8];
+        wide[..index_bytes].copy_from_slice(raw);
+        let offset = base
+            .wrapping_add(u64::from_le_bytes(wide).wrapping_mul(insn.memory_index_scale().into()))
+            .wrapping_add(insn.memory_displacement64())
+            & limit;
+        let place = i * data_bytes..(i + 1) * data_bytes;
+        let mut data = [0; 8];
+        if scatter {
+            data[..data_bytes].copy_from_slice(&zmm(ctx, r)[place]);
+            access(ctx, core, insn, offset, &mut data[..data_bytes], true)?;
+        } else {
+            access(ctx, core, insn, offset, &mut data[..data_bytes], false)?;
+            let mut all = zmm(ctx, r);
+            all[place].copy_from_slice(&data[..data_bytes]);
+            set_zmm(ctx, r, &all);
+        }
+        ctx.state.upper.opmask[bit.0] &= !bit.1;
+    }
+    ctx.state.upper.opmask[8 * k..8 * k + 8].fill(0);
+    if !scatter {
+        let mut all = zmm(ctx, r);
+        all[count * data_bytes..].fill(0);
+        set_zmm(ctx, r, &all);
+    }
     Ok(())
 }
 
@@ -183,6 +353,7 @@ fn mask_move(ctx: &mut Ctx, core: &mut Core, insn: &Instruction) -> Fault {
     }
     if !store {
         ctx.ymm[r] = result;
+        clear_high(ctx, r);
     }
     Ok(())
 }

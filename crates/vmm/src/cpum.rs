@@ -31,6 +31,14 @@ const PAE: u32 = 1 << 6;
 const F7_EBX: u32 = 0x219c_07ab;
 /// Leaf 7, ECX: UMIP GFNI VAES VPCLMULQDQ.
 const F7_ECX: u32 = 1 << 2 | 1 << 8 | 1 << 9 | 1 << 10;
+/// Leaf 7, EBX: AVX512 F DQ IFMA CD BW VL.
+const F7_EBX_512: u32 = 1 << 16 | 1 << 17 | 1 << 21 | 1 << 28 | 1 << 30 | 1 << 31;
+/// Leaf 7, ECX: AVX512 VBMI VBMI2 VNNI BITALG VPOPCNTDQ.
+const F7_ECX_512: u32 = 1 << 1 | 1 << 6 | 1 << 11 | 1 << 12 | 1 << 14;
+/// F, DQ, CD, BW and VL: with fewer there is no AVX-512 at all.
+const BASE_512: u32 = 1 << 16 | 1 << 17 | 1 << 28 | 1 << 30 | 1 << 31;
+/// XSAVE components of AVX-512: opmask, upper halves, upper registers; offset and bytes.
+const XSAVE_512: [(u32, u32, u32); 3] = [(5, 832, 64), (6, 896, 512), (7, 1408, 1024)];
 /// Leaf 7, EDX: fast short REP MOVS.
 const F7_EDX: u32 = 1 << 4;
 /// What goes away without AVX: FMA AVX F16C; AVX2 and the VEX-only ones of leaf 7.
@@ -143,6 +151,7 @@ struct Maker<'a> {
     long_mode: bool,
     pae: bool,
     avx: bool,
+    avx512: bool,
     portability: usize,
     profile: Option<&'static Profile>,
     /// What the hardware engine can show, when the VM may use it.
@@ -151,7 +160,7 @@ struct Maker<'a> {
 
 impl Cpum {
     /// Reads `CPUM/...`: `Paravirt` (`none` or `minimal`), `X2APIC`, `LongMode`, `PAE`,
-    /// `GuestCpuName` (a profile, `host` by default), `PortableCpuIdLevel` (0 to 3), and
+    /// `GuestCpuName` (a profile, `host` by default), `PortableCpuIdLevel` (0 to 3), `AVX512`, and
     /// `Leaves/n` with `Leaf`, `Subleaf`, `Eax`, `Ebx`, `Ecx`, `Edx`.
     pub fn new(
         config: &Node,
@@ -193,6 +202,8 @@ impl Cpum {
             long_mode: node.bool("LongMode", true)?,
             pae: node.bool("PAE", true)?,
             avx: host(1, 0)[2] & (AVX | XSAVE) == AVX | XSAVE && xcr0 & 6 == 6,
+            // Registers of AVX-512 are kept by the software engine only.
+            avx512: node.bool("AVX512", true)? && limit.is_none() && xcr0 & 0xe6 == 0xe6,
             portability: node.int_in("PortableCpuIdLevel", 0, 0..=3)? as usize,
             profile,
             limit: limit.as_deref(),
@@ -309,6 +320,10 @@ impl Maker<'_> {
         if shown[0] & XSAVE == 0 {
             shown[0] &= !NEEDS_AVX.0;
         }
+        if shown[0] & AVX == 0 || shown[2] & BASE_512 != BASE_512 {
+            shown[2] &= !F7_EBX_512;
+            shown[3] &= !F7_ECX_512;
+        }
         if shown[0] & AVX == 0 {
             shown[0] &= !NEEDS_AVX.0;
             shown[2] &= !NEEDS_AVX.1;
@@ -351,6 +366,16 @@ impl Maker<'_> {
             // XSAVEOPT.
             t.set(0xd, 1, [host(0xd, 1)[0] & 1, 0, 0, 0]);
             t.set(0xd, 2, [256, 576, 0, 0]);
+            if shown[2] & F7_EBX_512 != 0 {
+                let mut xcr0 = 7;
+                let mut size = 832;
+                for (bit, offset, bytes) in XSAVE_512 {
+                    xcr0 |= 1 << bit;
+                    size = size.max(offset + bytes);
+                    t.set(0xd, bit, [bytes, offset, 0, 0]);
+                }
+                t.set(0xd, 0, [xcr0, size, size, 0]);
+            }
         }
         self.extended(&mut t, &shown, amd);
         if self.hypervisor {
@@ -447,8 +472,8 @@ impl Maker<'_> {
         let mut w = [
             one[2] & F1_ECX | TSC_DEADLINE,
             one[3] & F1_EDX | 1 << 9,
-            seven[1] & F7_EBX,
-            seven[2] & F7_ECX,
+            seven[1] & (F7_EBX | F7_EBX_512),
+            seven[2] & (F7_ECX | F7_ECX_512),
             seven[3] & F7_EDX,
             more[2] & X1_ECX,
             // The copies of leaf 1 are AMD's; a profile may be AMD's anywhere.
@@ -470,6 +495,10 @@ impl Maker<'_> {
             if on {
                 w[word] |= bits;
             }
+        }
+        if !self.avx || !self.avx512 || w[2] & BASE_512 != BASE_512 {
+            w[2] &= !F7_EBX_512;
+            w[3] &= !F7_ECX_512;
         }
         if !self.avx {
             w[0] &= !(NEEDS_AVX.0 | XSAVE);
@@ -534,11 +563,7 @@ mod tests {
         );
         assert_eq!(one[1] >> 24, 1);
         let seven = c.cpuid(0, 7, 0);
-        assert_eq!(
-            seven[1] & (1 << 16 | 1 << 14 | 1 << 4 | 1 << 11),
-            0,
-            "AVX512 MPX HLE RTM"
-        );
+        assert_eq!(seven[1] & (1 << 14 | 1 << 4 | 1 << 11), 0, "MPX HLE RTM");
         assert_eq!(
             seven[2] & (1 << 3 | 1 << 5 | 1 << 7 | 1 << 22),
             0,
@@ -608,6 +633,26 @@ mod tests {
         config.set_path("CPUM/GuestCpuName", "Zilog Z80");
         let e = Cpum::new(&config, 1, 1, true, None).err().unwrap();
         assert!(e.to_string().contains("Intel Pentium"), "{e}");
+    }
+
+    #[test]
+    fn avx512_comes_as_a_whole() {
+        let c = with(&[]);
+        let (seven, d) = (c.cpuid(0, 7, 0), c.cpuid(0, 0xd, 0));
+        let shown = seven[1] & F7_EBX_512 != 0;
+        assert_eq!(shown, seven[1] & BASE_512 == BASE_512);
+        assert_eq!(d[0] & 0xe0, if shown { 0xe0 } else { 0 });
+        if shown {
+            assert_eq!((d[1], d[2]), (2432, 2432));
+            assert_eq!(c.cpuid(0, 0xd, 7), [1024, 1408, 0, 0]);
+        }
+        let c = with(&[("CPUM/AVX512", "0")]);
+        assert_eq!(c.cpuid(0, 7, 0)[1] & F7_EBX_512, 0);
+        assert_eq!(c.cpuid(0, 7, 0)[2] & F7_ECX_512, 0);
+        assert_eq!(c.cpuid(0, 0xd, 0)[2] & !0x340, 0);
+        // With hardware virtualization in reach, too.
+        let rows = vec![(1, 0, [!0; 4]), (7, 0, [!0; 4])];
+        assert_eq!(cpum(1, Some(rows)).cpuid(0, 7, 0)[1] & F7_EBX_512, 0);
     }
 
     #[test]

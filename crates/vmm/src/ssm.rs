@@ -333,6 +333,10 @@ struct SavedCpu {
     fpu: Vec<u8>,
     #[n(17)]
     returned: Option<u8>,
+    /// AVX-512's part, when it is in use.
+    #[n(20)]
+    #[cbor(with = "minicbor::bytes")]
+    upper: Vec<u8>,
     /// CPUID as the guest sees it: leaf, subleaf, registers.
     #[n(19)]
     cpuid: Vec<(u32, u32, [u32; 4])>,
@@ -387,6 +391,11 @@ impl SavedCpu {
             smbase: s.smbase,
             fpu: s.fpu.0.to_vec(),
             returned: None,
+            upper: if s.upper.live == 0 {
+                Vec::new()
+            } else {
+                [&s.upper.opmask[..], &s.upper.high, &s.upper.more].concat()
+            },
             cpuid: Vec::new(),
         }
     }
@@ -435,6 +444,14 @@ impl SavedCpu {
         s.smm = self.smm;
         s.smbase = self.smbase;
         s.fpu.0 = list::<u8, FPU_AREA>(&self.fpu)?;
+        s.upper = cpu::Upper::reset();
+        if !self.upper.is_empty() {
+            let all: [u8; 1600] = list(&self.upper)?;
+            s.upper.opmask.copy_from_slice(&all[..64]);
+            s.upper.high.copy_from_slice(&all[64..576]);
+            s.upper.more.copy_from_slice(&all[576..]);
+            s.upper.live = 1;
+        }
         Ok(())
     }
 }
@@ -456,6 +473,9 @@ mod tests {
         s.run = RunState::Halted;
         s.shadow = true;
         s.fpu.0[800] = 3;
+        s.upper.live = 1;
+        s.upper.high[5] = 6;
+        s.upper.more[1023] = 7;
         let mut back = State::reset(1);
         SavedCpu::new(&s).apply(&mut back).unwrap();
         assert_eq!(format!("{s:?}"), format!("{back:?}"));

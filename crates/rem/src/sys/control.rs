@@ -353,8 +353,8 @@ pub(super) fn hlt(sys: &mut Sys<'_>, next_rip: u64) -> Fault<Flow> {
     Ok(Flow::Halt)
 }
 
-/// XCR0 bits the engine keeps state for: x87, SSE, AVX.
-pub(super) const XCR0_BITS: u64 = 7;
+/// XCR0 bits the engine keeps state for: x87, SSE, AVX, and the three of AVX-512.
+pub(super) const XCR0_BITS: u64 = 0xe7;
 
 fn need_osxsave(sys: &Sys<'_>) -> Fault {
     if sys.state.cr4 & cr4::OSXSAVE == 0 {
@@ -369,8 +369,10 @@ pub(super) fn xgetbv(sys: &mut Sys<'_>) -> Fault {
     need_osxsave(sys)?;
     let value = match sys.gpr(1, 4) {
         0 => sys.state.xcr0,
-        // All components count as in use.
-        1 if sys.bus.cpuid(sys.cpu, 0xd, 1)[0] & 4 != 0 => sys.state.xcr0,
+        // All but AVX-512's components count as in use.
+        1 if sys.bus.cpuid(sys.cpu, 0xd, 1)[0] & 4 != 0 => {
+            sys.state.xcr0 & (!0xe0 | sys.state.upper.in_use())
+        }
         _ => return Err(Exception::gp(0)),
     };
     sys.set_gpr(0, 4, value);
@@ -384,7 +386,7 @@ pub(super) fn xsetbv(sys: &mut Sys<'_>) -> Fault {
     sys.need_cpl0()?;
     let value = sys.gpr(2, 4) << 32 | sys.gpr(0, 4);
     let offered = u64::from(sys.bus.cpuid(sys.cpu, 0xd, 0)[0]) & XCR0_BITS;
-    let avx_alone = value & 6 == 4;
+    let avx_alone = value & 6 == 4 || value & 0xe0 != 0 && value & 0xe6 != 0xe6;
     if sys.gpr(1, 4) != 0 || value & 1 == 0 || avx_alone || value & !offered != 0 {
         return Err(Exception::gp(0));
     }

@@ -81,7 +81,7 @@ pub(super) fn cpuid(sys: &mut Sys<'_>) -> Fault {
         }
         // Bytes that XSAVE needs for what XCR0 enables now.
         0xd if subleaf < 2 && (subleaf == 0 || r[0] & 0xa != 0) => {
-            r[1] = if sys.state.xcr0 & 4 != 0 { 832 } else { 576 };
+            r[1] = super::fpu::area_size(sys) as u32;
         }
         0x8000_0001 if !sys.state.code64() && !is_amd(sys) => r[3] &= !SYSCALL,
         _ => {}

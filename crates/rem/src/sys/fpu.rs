@@ -5,7 +5,7 @@
 
 use cpu::bits::{cr0, cr4};
 use cpu::{Exception, Fault, Vector};
-use iced_x86::Instruction;
+use iced_x86::{Instruction, Mnemonic};
 
 use super::operand::linear;
 use super::{As, Sys};
@@ -148,17 +148,57 @@ fn requested(sys: &Sys<'_>) -> u64 {
     (sys.gpr(2, 4) << 32 | sys.gpr(0, 4)) & sys.state.xcr0
 }
 
-fn area_size(xcr0: u64) -> usize {
-    if xcr0 & AVX != 0 { at::END } else { at::YMM }
+/// Components of AVX-512, in the order of [`cpu::Upper`]: XCR0 bit.
+const UPPER: [u64; 3] = [1 << 5, 1 << 6, 1 << 7];
+/// Bytes of them.
+const UPPER_SIZES: [usize; 3] = [64, 512, 1024];
+/// No XSAVE area is longer.
+const AREA_MAX: usize = 4096;
+
+/// Where component `n` of AVX-512 is in the area, as CPUID says.
+fn upper_offset(sys: &Sys<'_>, n: usize) -> usize {
+    let offset = sys.bus.cpuid(sys.cpu, 0xd, 5 + n as u32)[1] as usize;
+    offset.clamp(at::END, AREA_MAX - UPPER_SIZES[n])
 }
 
-/// XSAVE and XSAVEOPT; all components count as in use and modified.
+/// Bytes of the area for what XCR0 enables.
+pub(super) fn area_size(sys: &Sys<'_>) -> usize {
+    let xcr0 = sys.state.xcr0;
+    let mut size = if xcr0 & AVX != 0 { at::END } else { at::YMM };
+    for n in 0..3 {
+        if xcr0 & UPPER[n] != 0 {
+            size = size.max(upper_offset(sys, n) + UPPER_SIZES[n]);
+        }
+    }
+    size
+}
+
+/// Bytes of component `n` of AVX-512 that exist in the current mode.
+fn upper_len(sys: &Sys<'_>, n: usize) -> usize {
+    match (n, sys.state.code64()) {
+        (0, _) | (_, true) => UPPER_SIZES[n],
+        (1, false) => UPPER_SIZES[1] / 2,
+        _ => 0,
+    }
+}
+
+fn upper(state: &mut cpu::State, n: usize) -> &mut [u8] {
+    match n {
+        0 => &mut state.upper.opmask,
+        1 => &mut state.upper.high,
+        _ => &mut state.upper.more,
+    }
+}
+
+/// XSAVE and XSAVEOPT. All components but AVX-512's count as in use and modified.
 pub(super) fn xsave(sys: &mut Sys<'_>, insn: &Instruction, wide: bool) -> Fault {
     need_xsave(sys)?;
-    let size = area_size(sys.state.xcr0);
+    let size = area_size(sys);
     let addr = linear(sys, insn, 0, size, true)?;
     aligned(addr, 64)?;
     let which = requested(sys);
+    let in_use = which & (!(UPPER[0] | UPPER[1] | UPPER[2]) | sys.state.upper.in_use());
+    let optimised = matches!(insn.mnemonic(), Mnemonic::Xsaveopt | Mnemonic::Xsaveopt64);
     let n = vectors(sys);
     let legacy = legacy_image(sys, wide);
     let ymm = sys.state.fpu.0;
@@ -183,18 +223,27 @@ pub(super) fn xsave(sys: &mut Sys<'_>, insn: &Instruction, wide: bool) -> Fault 
         sys.mem
             .write(addr.wrapping_add(offset as u64), bytes, As::Current)?;
     }
-    sys.mem.write_u(header, 8, old | which, As::Current)
+    for n in 0..3 {
+        let written = if optimised { in_use } else { which };
+        if written & UPPER[n] != 0 {
+            let at = addr.wrapping_add(upper_offset(sys, n) as u64);
+            let len = upper_len(sys, n);
+            sys.mem
+                .write(at, &upper(sys.state, n)[..len], As::Current)?;
+        }
+    }
+    sys.mem
+        .write_u(header, 8, old & !which | in_use, As::Current)
 }
 
 /// XRSTOR, standard form: the compacted one is malformed here (#GP), as CPUID does not offer it.
 pub(super) fn xrstor(sys: &mut Sys<'_>, insn: &Instruction, wide: bool) -> Fault {
     need_xsave(sys)?;
     let xcr0 = sys.state.xcr0;
-    let size = area_size(xcr0);
-    let addr = linear(sys, insn, 0, size, false)?;
+    let addr = linear(sys, insn, 0, area_size(sys), false)?;
     aligned(addr, 64)?;
     let mut b = [0; at::END];
-    sys.mem.read(addr, &mut b[..size], As::Current)?;
+    sys.mem.read(addr, &mut b[..at::YMM], As::Current)?;
     let present = u64::from(b[at::HEADER]);
     let header = &b[at::HEADER..at::HEADER + 24];
     if present & !xcr0 != 0 || header[1..].iter().any(|byte| *byte != 0) {
@@ -204,6 +253,23 @@ pub(super) fn xrstor(sys: &mut Sys<'_>, insn: &Instruction, wide: bool) -> Fault
     let mxcsr = which & (SSE | AVX) != 0;
     if mxcsr && u32_at(&b, at::MXCSR) & !MXCSR_MASK != 0 {
         return Err(Exception::gp(0));
+    }
+    // Everything is read before the first register changes.
+    if which & present & AVX != 0 {
+        let at = addr.wrapping_add(at::YMM as u64);
+        sys.mem.read(at, &mut b[at::YMM..], As::Current)?;
+    }
+    let mut loaded = cpu::Upper::reset();
+    let touched = which & (UPPER[0] | UPPER[1] | UPPER[2]) != 0;
+    for (n, bytes) in [&mut loaded.opmask[..], &mut loaded.high, &mut loaded.more]
+        .into_iter()
+        .enumerate()
+    {
+        if which & present & UPPER[n] != 0 {
+            let at = addr.wrapping_add(upper_offset(sys, n) as u64);
+            let len = upper_len(sys, n);
+            sys.mem.read(at, &mut bytes[..len], As::Current)?;
+        }
     }
     if which & X87 != 0 {
         if present & X87 != 0 {
@@ -226,6 +292,18 @@ pub(super) fn xrstor(sys: &mut Sys<'_>, insn: &Instruction, wide: bool) -> Fault
                 part.fill(0);
             }
         }
+    }
+    if touched && (sys.state.upper.live != 0 || present & which & 0xe0 != 0) {
+        let parts = [&loaded.opmask[..], &loaded.high, &loaded.more];
+        for (n, bytes) in parts.into_iter().enumerate() {
+            if which & UPPER[n] != 0 {
+                let len = upper_len(sys, n);
+                upper(sys.state, n)[..len].copy_from_slice(&bytes[..len]);
+            }
+        }
+        // What is all zero need not be kept in registers.
+        sys.state.upper.live = 1;
+        sys.state.upper.live = u32::from(sys.state.upper.in_use() != 0);
     }
     Ok(())
 }

@@ -247,6 +247,7 @@ pub(super) fn ends_block(kind: Kind) -> bool {
         kind,
         Kind::ExecEnd
             | Kind::Raise(_)
+            | Kind::TakeUpper
             | Kind::Jmp
             | Kind::Loop
             | Kind::JmpIndirect

@@ -328,6 +328,10 @@ impl Tracker<'_> {
     }
 
     fn operand(&mut self, n: usize, insn: &Instruction, write: bool) {
+        if crate::vector::mask_of(insn).is_some() {
+            // Parts that are masked out may be anywhere.
+            return;
+        }
         let size = insn.memory_size().size() as i64;
         let seg = seg_number(insn.memory_segment());
         if size == 0

@@ -8,6 +8,7 @@ use super::{
 use crate::ctx::{self, Call};
 use crate::emit::{T0, T1};
 use crate::site::{Action, Exec, Link, Site, Wire};
+use crate::vector;
 use cpu::bits::rflags;
 
 /// One memory access to emit.
@@ -171,6 +172,7 @@ impl Builder<'_> {
             parked: self.parked,
             parked_after: false,
             last: false,
+            mask: None,
             cluster: Some(crate::site::Range {
                 span: c.span as u16,
                 first: first as u16,
@@ -233,6 +235,7 @@ impl Builder<'_> {
             parked: self.parked,
             parked_after: self.parked,
             last: a.last,
+            mask: vector::mask_of(&self.insn),
             cluster: None,
             probe,
             resume,
