@@ -165,8 +165,8 @@ fn upper_offset(sys: &Sys<'_>, n: usize) -> usize {
 pub(super) fn area_size(sys: &Sys<'_>) -> usize {
     let xcr0 = sys.state.xcr0;
     let mut size = if xcr0 & AVX != 0 { at::END } else { at::YMM };
-    for n in 0..3 {
-        if xcr0 & UPPER[n] != 0 {
+    for (n, bit) in UPPER.into_iter().enumerate() {
+        if xcr0 & bit != 0 {
             size = size.max(upper_offset(sys, n) + UPPER_SIZES[n]);
         }
     }
@@ -223,9 +223,9 @@ pub(super) fn xsave(sys: &mut Sys<'_>, insn: &Instruction, wide: bool) -> Fault 
         sys.mem
             .write(addr.wrapping_add(offset as u64), bytes, As::Current)?;
     }
-    for n in 0..3 {
+    for (n, bit) in UPPER.into_iter().enumerate() {
         let written = if optimised { in_use } else { which };
-        if written & UPPER[n] != 0 {
+        if written & bit != 0 {
             let at = addr.wrapping_add(upper_offset(sys, n) as u64);
             let len = upper_len(sys, n);
             sys.mem
