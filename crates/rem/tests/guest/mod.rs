@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use cpu::bits::{cr0, cr4, dr6, efer, rflags};
+use cpu::bits::{cr0, cr4, dr6, efer};
 use cpu::{Bus, Engine, Exit, RunState, Seg, SegReg, Signals, State, attr};
 use pgm::{PhysMap, Ram, RegionKind, WriteFlags};
 
