@@ -19,6 +19,8 @@ pub enum Kind {
     Pause,
     /// Executed by `sys::execute`; the block goes on.
     Exec,
+    /// Executed by `sys::execute`; the block goes on if the mode is still the same.
+    ExecSame,
     /// Executed by `sys::execute`; the block ends.
     ExecEnd,
     /// Like `Exec`, on the FPU image.
@@ -57,6 +59,8 @@ pub enum Kind {
     Sti,
     /// PUSHFQ.
     Pushf,
+    /// MOV to DS, ES, FS or GS from a register in real mode.
+    MovSegment,
     /// SWAPGS at privilege level 0.
     Swapgs,
     /// Masked vector access, done element by element.
@@ -107,16 +111,26 @@ pub fn classify(insn: &Instruction, mode: &Mode) -> Kind {
             _ => Push,
         },
         M::Pop => match insn.op0_kind() {
-            OpKind::Register if insn.op0_register().is_segment_register() => ExecEnd,
+            OpKind::Register if insn.op0_register().is_segment_register() => ExecSame,
             OpKind::Register => Pop,
             _ => Exec,
         },
         M::Leave => Leave,
         M::Lea => Lea,
         M::Mov if (0..2).any(|i| special_register(insn.op_register(i))) => {
-            let reading_segment =
-                insn.op_kind(1) == OpKind::Register && insn.op_register(1).is_segment_register();
-            if reading_segment { Exec } else { ExecEnd }
+            if insn.op1_register().is_segment_register() {
+                Exec
+            } else if !insn.op0_register().is_segment_register() {
+                ExecEnd
+            } else if mode.plain_real()
+                && insn.op1_kind() == OpKind::Register
+                && !matches!(insn.op0_register(), Register::SS | Register::CS)
+                && !mode.flat(insn.op0_register().number())
+            {
+                MovSegment
+            } else {
+                ExecSame
+            }
         }
         M::Bt | M::Bts | M::Btr | M::Btc
             if insn.op0_kind() == OpKind::Memory && insn.op1_kind() == OpKind::Register =>
@@ -232,12 +246,8 @@ pub fn classify(insn: &Instruction, mode: &Mode) -> Kind {
                 Exec
             }
         }
-        M::Lds
-        | M::Les
-        | M::Lfs
-        | M::Lgs
-        | M::Lss
-        | M::Lldt
+        M::Lds | M::Les | M::Lfs | M::Lgs | M::Lss | M::Popf | M::Popfd | M::Popfq => ExecSame,
+        M::Lldt
         | M::Ltr
         | M::Lmsw
         | M::Iret
@@ -255,9 +265,6 @@ pub fn classify(insn: &Instruction, mode: &Mode) -> Kind {
         | M::Sysexit
         | M::Sysexitq
         | M::Sti
-        | M::Popf
-        | M::Popfd
-        | M::Popfq
         | M::Hlt
         | M::Mwait
         | M::Invlpg

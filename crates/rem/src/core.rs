@@ -433,6 +433,25 @@ impl Core {
         self.mode.debug() && self.mmu.watches.code_on_page(self.mode.linear(rip))
     }
 
+    /// After an instruction that may change the mode: whether its block can go on, with at least
+    /// one more instruction.
+    pub fn stays(&mut self, ctx: &mut Ctx) -> bool {
+        let enabled = ctx.state.rflags & rflags::IF != 0;
+        if self.exit.is_some()
+            || self.mode.one()
+            || enabled && ctx.held != 0
+            || Mode::of(&ctx.state) != self.mode
+        {
+            return false;
+        }
+        // What it holds off comes after the next instruction, which does not look for interrupts.
+        ctx.state.shadow = false;
+        for seg in 0..6 {
+            (ctx.limit_read[seg], ctx.limit_write[seg]) = fast_limits(&ctx.state, seg);
+        }
+        true
+    }
+
     /// Makes the mode of `ctx.state` the current one.
     fn enter_mode(&mut self, ctx: &mut Ctx, single: bool) {
         let mut mode = Mode::of(&ctx.state);

@@ -158,6 +158,14 @@ pub const fn seg_base(seg: usize) -> i32 {
         + offset_of!(cpu::SegReg, base)) as i32
 }
 
+/// Offset of segment `seg`'s selector.
+pub const fn seg_sel(seg: usize) -> i32 {
+    (offset_of!(Ctx, state)
+        + offset_of!(State, seg)
+        + size_of::<cpu::SegReg>() * seg
+        + offset_of!(cpu::SegReg, sel)) as i32
+}
+
 /// Offset of segment `seg`'s fast limit.
 pub const fn seg_limit(seg: usize, write: bool) -> i32 {
     let array = if write {

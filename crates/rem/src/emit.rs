@@ -63,6 +63,13 @@ impl Code {
         self.gs_op(true, 0x89, reg, disp);
     }
 
+    /// `mov gs:[disp], reg16`.
+    pub fn store16(&mut self, disp: i32, reg: u8) {
+        let rex = Self::rex(false, reg, 0, 0);
+        self.put(&[0x65, 0x66, rex, 0x89, 0x04 | (reg & 7) << 3, 0x25]);
+        self.disp(disp);
+    }
+
     /// `mov dword gs:[disp], imm`.
     pub fn store_imm32(&mut self, disp: i32, imm: u32) {
         self.put(&[0x65, 0xc7, 0x04, 0x25]);
@@ -381,6 +388,7 @@ mod tests {
             c.jmp_indirect(0x100);
             c.add_gs(false, T0, 0x10);
             c.and_gs(8, 0xffff_fdff);
+            c.store16(8, T1);
             c.or_gs(8, 0x200);
             c.load8(T1, 0x31);
             c.and32(T1, 0xd5);
@@ -410,6 +418,7 @@ mod tests {
                 "jmp qword [gs:r11*8+80100h]",
                 "add r10d,[gs:10h]",
                 "and dword [gs:8],0FFFFFDFFh",
+                "mov [gs:8],r11w",
                 "or dword [gs:8],200h",
                 "movzx r11d,byte [gs:31h]",
                 "and r11d,0D5h",

@@ -31,6 +31,7 @@ const ALIGN: u32 = 1 << 16;
 const AVX512: u32 = 1 << 17;
 const UPPER: u32 = 1 << 18;
 const RING0: u32 = 1 << 20;
+const PLAIN_REAL: u32 = 1 << 21;
 
 impl Mode {
     /// The mode `state` is in. `has_avx`: the guest may see AVX at all.
@@ -80,6 +81,7 @@ impl Mode {
             (watches_code(state.dr[7]), DEBUG),
             (state.checks_alignment(), ALIGN),
             (state.cpl() == 0, RING0),
+            (plain_real(state), PLAIN_REAL),
         ] {
             bits |= if on { bit } else { 0 };
         }
@@ -165,6 +167,12 @@ impl Mode {
         self.bits & RING0 != 0
     }
 
+    /// Real mode, with data segments that can be read and written: loading one changes its selector
+    /// and base only.
+    pub fn plain_real(&self) -> bool {
+        self.bits & PLAIN_REAL != 0
+    }
+
     /// CR0.TS.
     pub fn ts(&self) -> bool {
         self.bits & TS != 0
@@ -238,6 +246,14 @@ fn flat(state: &State, seg: Seg) -> bool {
         && allowed
         && !s.has(attr::UNUSABLE)
         && (code || !s.has(attr::DC))
+}
+
+fn plain_real(state: &State) -> bool {
+    let plain = |seg: Seg| {
+        let s = &state.seg[seg as usize];
+        s.has(attr::P | attr::S | attr::RW) && !s.has(attr::UNUSABLE) && !s.has(attr::CODE)
+    };
+    !state.protected() && [Seg::Ds, Seg::Es, Seg::Fs, Seg::Gs].into_iter().all(plain)
 }
 
 /// Fast limits of `seg`: last valid offset for reads and for writes, -1 for "ask".

@@ -344,7 +344,8 @@ fn exec(ctx: &mut Ctx, core: &mut Core) -> u64 {
             if e.resume != 0
                 && *ctx.poll.get_mut() == 0
                 && core.debug | core.mmu.hits == 0
-                && ctx.state.upper.live == live =>
+                && ctx.state.upper.live == live
+                && (!e.same_mode || core.stays(ctx)) =>
         {
             ctx.hflags = ctx.state.rflags;
             return core.blocks.cache.address(e.resume);

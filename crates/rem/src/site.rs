@@ -92,6 +92,8 @@ pub struct Exec {
     pub rip: u64,
     /// Where the block goes on; 0: it ends.
     pub resume: u32,
+    /// It goes on only if the mode is the same as before.
+    pub same_mode: bool,
     /// The arithmetic flags are parked.
     pub parked: bool,
 }

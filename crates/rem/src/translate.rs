@@ -322,6 +322,12 @@ impl Builder<'_> {
             Kind::Pause => self.exec(Action::Pause(insn.len() as u8), true),
             Kind::Copy => self.copy(i),
             Kind::Exec => self.exec(Action::Execute(insn), true),
+            Kind::ExecSame => {
+                self.exec(Action::Execute(insn), true);
+                if let Some(e) = self.execs.last_mut() {
+                    e.same_mode = true;
+                }
+            }
             Kind::ExecFpu => self.exec(Action::ExecuteFpu(insn), true),
             Kind::ExecEnd => {
                 self.exec(Action::Execute(insn), false);
@@ -388,6 +394,7 @@ impl Builder<'_> {
             Kind::Sti => self.sti(i),
             Kind::Pushf => self.pushf(i),
             Kind::Swapgs => self.swapgs(),
+            Kind::MovSegment => self.mov_segment(&insn),
             Kind::Push => self.push(i),
             Kind::Pop => self.pop(i),
             Kind::Leave => self.leave(i),

@@ -107,8 +107,9 @@ pub(super) fn decode(input: &Input<'_>) -> Decoded {
             break;
         }
     }
-    // Interrupts come one instruction after STI: that one must be in the block.
-    if let Some(i) = insns.last_mut().filter(|i| i.kind == Kind::Sti) {
+    // Interrupts come one instruction after STI and loads of SS: that one must be in the block.
+    let holds_off = |i: &&mut Insn| matches!(i.kind, Kind::Sti | Kind::ExecSame);
+    if let Some(i) = insns.last_mut().filter(holds_off) {
         i.kind = Kind::ExecEnd;
     }
     mark_live(input, &mut insns, &mut peeks);
@@ -272,6 +273,7 @@ impl Effect {
         match kind {
             Kind::Pause
             | Kind::Exec
+            | Kind::ExecSame
             | Kind::ExecEnd
             | Kind::ExecFpu
             | Kind::ExecVector

@@ -151,6 +151,7 @@ impl Builder<'_> {
             rip,
             resume,
             parked: self.parked,
+            same_mode: false,
         });
         self.parked = false;
     }

@@ -439,6 +439,7 @@ impl Builder<'_> {
             rip,
             resume,
             parked: self.parked,
+            same_mode: false,
         });
     }
 

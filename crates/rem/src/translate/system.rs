@@ -2,7 +2,9 @@
 
 use cpu::bits::rflags;
 
-use super::{ArgKind, Builder, Insn};
+use iced_x86::Instruction;
+
+use super::{ArgKind, Builder, Insn, number, seg_number};
 use crate::ctx::{self, Call};
 use crate::emit::{T0, T1};
 use crate::site::{Action, Exec};
@@ -28,6 +30,7 @@ impl Builder<'_> {
             rip: self.insn.ip() & self.input.mode.ip_mask(),
             resume: 0,
             parked: self.parked,
+            same_mode: false,
         });
     }
 
@@ -57,5 +60,16 @@ impl Builder<'_> {
         self.hot.load(T1, ctx::KERNEL_GS_BASE);
         self.hot.store(ctx::KERNEL_GS_BASE, T0);
         self.hot.store(gs, T1);
+    }
+
+    /// In real mode the base is 16 times the selector; limit and attributes stay (SDM vol. 3,
+    /// 21.1.1).
+    pub(super) fn mov_segment(&mut self, insn: &Instruction) {
+        let seg = seg_number(insn.op0_register());
+        self.hot.movzx16(T1, number(insn.op1_register()).0);
+        self.hot.store16(ctx::seg_sel(seg), T1);
+        self.hot.lea(true, T1, None, Some((T1, 8)), 0);
+        self.hot.lea(true, T1, Some(T1), Some((T1, 1)), 0);
+        self.hot.store(ctx::seg_base(seg), T1);
     }
 }
