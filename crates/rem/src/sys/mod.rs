@@ -7,7 +7,7 @@
 //!
 //! Everything here follows the Intel manual (SDM). Where processors differ: SYSCALL outside of
 //! 64-bit mode is #UD unless CPUID names an AMD vendor; SYSENTER works in every mode; loading a
-//! null selector into FS or GS clears its base; no instruction checks alignment (#AC).
+//! null selector into FS or GS clears its base; #AC is for operands of 2, 4 and 8 bytes and stacks.
 //!
 //! An instruction either completes, or changes nothing that keeps it from being started again:
 //! registers are written last. String instructions are the exception the manual makes: their
