@@ -30,6 +30,8 @@ pub mod reg {
     pub const SELF_IPI: u8 = 0x3f;
 }
 
+/// Address in IA32_APIC_BASE, as wide as physical addresses are here.
+pub const BASE_ADDRESS: u64 = 0xff_ffff_f000;
 /// IA32_APIC_BASE bits.
 pub const BASE_BSP: u64 = 1 << 8;
 /// x2APIC mode.
@@ -224,7 +226,7 @@ impl Lapic {
 
     /// Sets IA32_APIC_BASE; false for a forbidden mode change (SDM vol. 3, 11.12.5).
     pub fn set_base(&mut self, value: u64, x2apic_allowed: bool) -> bool {
-        let known = 0x000f_ffff_ffff_f000 | BASE_BSP | BASE_X2APIC | BASE_ENABLE;
+        let known = BASE_ADDRESS | BASE_BSP | BASE_X2APIC | BASE_ENABLE;
         let mode = |base: u64| base & (BASE_ENABLE | BASE_X2APIC);
         const XAPIC: u64 = BASE_ENABLE;
         const X2APIC: u64 = BASE_ENABLE | BASE_X2APIC;

@@ -1,8 +1,8 @@
 //! The local APICs of all processors, and with them the interrupt controller the vCPUs see.
 //!
 //! xAPIC registers are at 0xFEE00000 (one page, each processor sees its own), x2APIC registers are
-//! MSRs 0x800 to 0x83F. The base address in IA32_APIC_BASE is kept but the registers do not move:
-//! no known guest moves them.
+//! MSRs 0x800 to 0x83F. The page moves with IA32_APIC_BASE of the first processor; systems that
+//! move it at all move it on all processors alike.
 //!
 //! The guest's TSC is taken to be virtual time times `TscFrequency` (Hz, default 1 GHz): the VMM
 //! has it run that way.
@@ -21,9 +21,9 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 use pdm::cfgm::Node;
 use pdm::irq::{ApicMessage, CpuSignals, EoiSink, InterruptController, PicAcknowledge};
-use pdm::{Clock, Device, DeviceReg, Host, Mmio, Result, Timer, TimerSink};
+use pdm::{Clock, Device, DeviceReg, Host, Mmio, MmioRange, Result, Timer, TimerSink};
 
-use chip::{DEFAULT_ADDRESS, Effect, Lapic, reg};
+use chip::{Effect, Lapic, reg};
 use saved::SAVED_VERSION;
 
 /// Registry row.
@@ -51,6 +51,8 @@ struct Apics {
     clock: Arc<dyn Clock>,
     tsc_hz: u64,
     mode: u64,
+    /// The registers' page.
+    page: Arc<dyn MmioRange>,
     sinks: RwLock<Vec<Arc<dyn EoiSink>>>,
     pic: RwLock<Option<Arc<dyn PicAcknowledge>>>,
 }
@@ -70,6 +72,12 @@ impl Apics {
 
     fn look<R>(&self, cpu: usize, f: impl FnOnce(&Lapic) -> R) -> Option<R> {
         Some(f(&self.cpus.get(cpu)?.lock()))
+    }
+
+    /// Puts the page where the first processor has it.
+    fn place_page(&self) {
+        let base = self.look(0, |l| l.base & chip::BASE_ADDRESS);
+        self.page.set(base.filter(|_| self.mode != 0));
     }
 
     fn arm(&self, cpu: usize) {
@@ -250,9 +258,7 @@ impl InterruptController for Apics {
             MSR_APIC_BASE => {
                 let done = self.with(cpu, |l| l.set_base(value, self.mode == 2));
                 self.arm(cpu);
-                if value & chip::BASE_ENABLE != 0 && value >> 12 != DEFAULT_ADDRESS >> 12 {
-                    tracing::debug!("guest moved the local APIC to {value:#x}; it stays");
-                }
+                self.place_page();
                 done == Some(true)
             }
             MSR_TSC_DEADLINE => {
@@ -322,9 +328,6 @@ fn construct(config: &Node, _: u32, host: &mut dyn Host) -> Result<Box<dyn Devic
     let tsc_hz = config.int_in("TscFrequency", 1_000_000_000, 1_000_000..=100_000_000_000)?;
     let mode = config.int_in("Mode", 2, 0..=2)?;
     let count = host.cpu_count().max(1);
-    if mode != 0 {
-        host.map_mmio(0, DEFAULT_ADDRESS, 0x1000, PRIORITY)?;
-    }
     let apics = Arc::new(Apics {
         cpus: (0..count)
             .map(|n| Mutex::new(Lapic::new(n, mode != 0)))
@@ -336,9 +339,11 @@ fn construct(config: &Node, _: u32, host: &mut dyn Host) -> Result<Box<dyn Devic
         clock: host.clock(),
         tsc_hz,
         mode,
+        page: host.movable_mmio(0, 0x1000, PRIORITY),
         sinks: RwLock::default(),
         pic: RwLock::default(),
     });
+    apics.place_page();
     host.set_interrupt_controller(apics.clone());
     Ok(Box::new(ApicDevice { apics }))
 }
@@ -399,6 +404,7 @@ impl TimerSink for ApicDevice {
 impl Device for ApicDevice {
     fn reset(&mut self) {
         (0..self.apics.cpus.len()).for_each(|n| self.apics.reset_cpu(n));
+        self.apics.place_page();
     }
 
     fn save(&self) -> Result<Vec<u8>> {
@@ -414,6 +420,7 @@ impl Device for ApicDevice {
             });
             self.apics.arm(cpu);
         }
+        self.apics.place_page();
         Ok(())
     }
 

@@ -1,16 +1,19 @@
+use super::chip::DEFAULT_ADDRESS;
 use super::*;
-use pdm::testing::{Recorder, TestClock, TestHost, TestTimer};
+use pdm::testing::{Recorder, TestClock, TestHost, TestRange, TestTimer};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 struct Rig {
     dev: ApicDevice,
     clock: Arc<TestClock>,
     recorder: Arc<Recorder>,
+    page: Arc<TestRange>,
 }
 
 /// Two processors, xAPIC, software enabled.
 fn rig() -> Rig {
     let host = TestHost::default();
+    let page = Arc::new(TestRange::default());
     let apics = Arc::new(Apics {
         cpus: (0..2).map(|n| Mutex::new(Lapic::new(n, true))).collect(),
         timers: (0..2)
@@ -20,6 +23,7 @@ fn rig() -> Rig {
         clock: host.clock.clone(),
         tsc_hz: 2_000_000_000,
         mode: 2,
+        page: page.clone(),
         sinks: RwLock::default(),
         pic: RwLock::default(),
     });
@@ -27,6 +31,7 @@ fn rig() -> Rig {
         dev: ApicDevice { apics },
         clock: host.clock.clone(),
         recorder: host.recorder.clone(),
+        page,
     };
     for cpu in 0..2 {
         rig.write(cpu, 0xf0, 0x1ff);
@@ -260,4 +265,26 @@ fn state_survives() {
     rig.dev.load(SAVED_VERSION, &saved).unwrap();
     assert_eq!(rig.dev.save().unwrap(), saved);
     assert_eq!(rig.deadline(0), Some(20_000_000));
+}
+
+#[test]
+fn the_page_moves_with_the_first_processor() {
+    let mut rig = rig();
+    rig.dev.reset();
+    assert_eq!(*rig.page.0.lock(), Some(0xfee0_0000));
+    assert!(
+        rig.dev
+            .apics
+            .write_msr(0, MSR_APIC_BASE, 0xd000_0000 | 0x900)
+    );
+    assert_eq!(*rig.page.0.lock(), Some(0xd000_0000));
+    assert_eq!(rig.dev.apics.read_msr(0, MSR_APIC_BASE), Some(0xd000_0900));
+    // Beyond the width of physical addresses, and a reserved bit.
+    assert!(!rig.dev.apics.write_msr(0, MSR_APIC_BASE, 1 << 40 | 0x900));
+    assert!(!rig.dev.apics.write_msr(0, MSR_APIC_BASE, 0xd000_0901));
+    let saved = rig.dev.save().unwrap();
+    rig.dev.reset();
+    assert_eq!(*rig.page.0.lock(), Some(0xfee0_0000));
+    rig.dev.load(SAVED_VERSION, &saved).unwrap();
+    assert_eq!(*rig.page.0.lock(), Some(0xd000_0000));
 }
