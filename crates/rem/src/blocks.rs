@@ -479,6 +479,14 @@ impl Blocks {
         let rip = page.wrapping_add(u64::from(delta & !PARKED));
         Some((rip, delta & PARKED != 0))
     }
+
+    /// The same for a place in a copy that works on the bounce buffer.
+    pub fn bounced_rip(&self, at: u32) -> Option<(u64, bool)> {
+        let site = self.sites.iter().find(|s| {
+            s.bounce != 0 && at.wrapping_sub(s.bounce) < s.done.saturating_sub(s.resume)
+        })?;
+        Some((site.rip, site.parked_after))
+    }
 }
 
 /// Makes an entry empty.

@@ -146,6 +146,8 @@ pub fn classify(insn: &Instruction, mode: &Mode) -> Kind {
         | M::Prefetcht2
         | M::Prefetchw
         | M::Prefetchwt1
+        | M::Prefetchit0
+        | M::Prefetchit1
         | M::Clflush
         | M::Clflushopt
         | M::Clwb

@@ -125,7 +125,7 @@ impl Words {
             F::CX8 => one(3, 8),
             F::SEP => one(3, 11),
             F::CMOV => one(3, 15),
-            F::MULTIBYTENOP | F::CET_IBT | F::CLDEMOTE | F::RDPMC => p6,
+            F::MULTIBYTENOP | F::PREFETCHITI | F::CET_IBT | F::CLDEMOTE | F::RDPMC => p6,
             F::CLFSH => one(3, 19),
             F::MMX => one(3, 23),
             F::FXSR => one(3, 24),

@@ -41,9 +41,17 @@ pub fn load(ctx: &mut Ctx) {
 
 /// Switches the host's x87 unit to MMX state, as any MMX instruction does.
 pub fn touch_mmx() {
-    // SAFETY: writes MM0 with its own value; x87 registers are the guest's by the engine's
-    // convention.
-    unsafe { std::arch::asm!("movq mm0, mm0", options(nostack, nomem)) };
+    // SAFETY: reads MM0, so that no register changes but status and tags; x87 registers are the
+    // guest's by the engine's convention.
+    unsafe { std::arch::asm!("movd {0:e}, mm0", out(reg) _, options(nostack, nomem)) };
+}
+
+/// Whether the x87 unit waits to raise an exception.
+pub fn pending() -> bool {
+    let status: u16;
+    // SAFETY: reads the status word and raises nothing itself.
+    unsafe { std::arch::asm!("fnstsw ax", out("ax") status, options(nostack, nomem)) };
+    status & 0x80 != 0
 }
 
 /// Puts the host's own x87 and MXCSR defaults back.

@@ -81,6 +81,7 @@ fn cluster(ctx: &mut Ctx, core: &mut Core, site: &Site, range: Range) -> Fault<O
     let class = core.mode.class();
     let linear = start.wrapping_add(range.first.into());
     if core.mmu.watches.data
+        || site.aligned && linear & (u64::from(site.size) - 1) != 0
         || start & 0xfff > 0x1000 - span
         || core.mode.code64() && !sys::canonical(start)
     {
@@ -136,6 +137,9 @@ fn access(ctx: &mut Ctx, core: &mut Core, site: &Site) -> Fault<Option<u64>> {
         } else {
             Exception::gp(0)
         });
+    }
+    if site.aligned && linear & (size - 1) != 0 {
+        return Err(Exception::gp(0));
     }
     if core.mode.aligned() && misaligned(linear, size) {
         return Err(Exception::new(Vector::Ac));
@@ -450,7 +454,11 @@ fn jump(ctx: &mut Ctx, core: &mut Core) -> u64 {
 fn host_fault(ctx: &mut Ctx, core: &mut Core) -> u64 {
     let (host, trap) = (ctx.t1, ctx.t0);
     let found = core.blocks.cache.offset(host);
-    let Some((rip, parked)) = found.and_then(|at| core.blocks.guest_rip(at)) else {
+    let Some((rip, parked)) = found.and_then(|at| {
+        core.blocks
+            .guest_rip(at)
+            .or_else(|| core.blocks.bounced_rip(at))
+    }) else {
         core.exit = Some(cpu::Exit::Fatal(format!(
             "host trap {trap} at {host:#x} outside of guest code"
         )));

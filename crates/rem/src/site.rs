@@ -16,6 +16,8 @@ pub struct Site {
     pub seg: u8,
     /// Bytes accessed, up to 64.
     pub size: u8,
+    /// The access raises #GP unless it is aligned to its size, before anything else is checked.
+    pub aligned: bool,
     /// The access writes.
     pub write: bool,
     /// The access reads (too).

@@ -146,14 +146,21 @@ fn gpr(ctx: &Ctx, r: Register) -> u64 {
     }
 }
 
-fn address_mask(insn: &Instruction, core: &Core) -> u64 {
-    let base = insn.memory_base();
-    let bytes = if base == Register::None {
-        if core.mode.code64() { 8 } else { 4 }
-    } else {
+/// The bits of an address that count.
+fn address_mask(insn: &Instruction) -> u64 {
+    let (base, index) = (insn.memory_base(), insn.memory_index());
+    let bytes = if base != Register::None {
         base.size()
+    } else if index.is_gpr() {
+        index.size()
+    } else {
+        insn.memory_displ_size() as usize
     };
-    if bytes == 8 { u64::MAX } else { 0xffff_ffff }
+    match bytes {
+        2 => 0xffff,
+        4 => 0xffff_ffff,
+        _ => u64::MAX,
+    }
 }
 
 fn gather(ctx: &mut Ctx, core: &mut Core, insn: &Instruction) -> Fault {
@@ -179,7 +186,7 @@ fn gather(ctx: &mut Ctx, core: &mut Core, insn: &Instruction) -> Fault {
     };
     let count = (vector / index_bytes).min(vector / data_bytes);
     let base = gpr(ctx, insn.memory_base());
-    let limit = address_mask(insn, core);
+    let limit = address_mask(insn);
     for i in 0..count {
         let place = i * data_bytes..(i + 1) * data_bytes;
         let selected = ctx.ymm[m][place.end - 1] & 0x80 != 0;
@@ -268,7 +275,7 @@ fn masked_gather(ctx: &mut Ctx, core: &mut Core, insn: &Instruction) -> Fault {
     let vector = register.size().max(index.size());
     let count = (vector / index_bytes).min(vector / data_bytes);
     let base = gpr(ctx, insn.memory_base());
-    let limit = address_mask(insn, core);
+    let limit = address_mask(insn);
     let indices = zmm(ctx, x);
     for i in 0..count {
         let bit = (k * 8 + i / 8, 1 << (i % 8));
@@ -323,7 +330,7 @@ fn mask_move(ctx: &mut Ctx, core: &mut Core, insn: &Instruction) -> Fault {
     };
     let (r, m) = (register.number() & 15, mask.number() & 15);
     let vector = if register.is_ymm() { 32 } else { 16 };
-    let limit = address_mask(insn, core);
+    let limit = address_mask(insn);
     let start = if insn.is_ip_rel_memory_operand() {
         insn.ip_rel_memory_address()
     } else {
@@ -374,6 +381,10 @@ fn byte_mask(ctx: &mut Ctx, core: &mut Core, insn: &Instruction) -> Fault {
         out
     };
     if mmx {
+        // What translated code would find out by executing it; out here the host would die of it.
+        if crate::fpu::pending() {
+            return Err(Exception::new(cpu::Vector::Mf));
+        }
         // The instruction is also a switch to MMX state, like any other.
         crate::fpu::touch_mmx();
         crate::fpu::save(ctx);

@@ -7,9 +7,9 @@
     dead_code
 )]
 
-#[path = "native/guest.rs"]
+#[path = "../examples/speed/guest.rs"]
 mod guest;
-#[path = "native/host.rs"]
+#[path = "../examples/speed/host.rs"]
 mod host;
 
 use host::{DATA, DATA_SIZE, Regs};

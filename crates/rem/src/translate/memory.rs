@@ -21,6 +21,49 @@ pub(super) struct Access {
     pub last: bool,
 }
 
+/// Whether the host wants aligned operands of the SHA instructions, as Intel's processors do.
+fn sha_aligned() -> bool {
+    static AMD: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    !AMD.get_or_init(|| std::arch::x86_64::__cpuid(0).ecx == u32::from_le_bytes(*b"cAMD"))
+}
+
+/// Whether the memory operand of `insn`, of `size` bytes, has to be aligned in every case (SDM vol.
+/// 2, tables 2-17 and 2-18).
+fn must_align(insn: &Instruction, size: u32) -> bool {
+    use Mnemonic as M;
+    if !matches!(size, 16 | 32 | 64) {
+        return false;
+    }
+    match insn.mnemonic() {
+        M::Movups | M::Movupd | M::Movdqu | M::Lddqu => false,
+        M::Pcmpestri | M::Pcmpestrm | M::Pcmpistri | M::Pcmpistrm => false,
+        M::Pcmpestri64 | M::Pcmpestrm64 => false,
+        M::Sha1msg1
+        | M::Sha1msg2
+        | M::Sha1nexte
+        | M::Sha1rnds4
+        | M::Sha256msg1
+        | M::Sha256msg2
+        | M::Sha256rnds2 => sha_aligned(),
+        M::Vmovaps
+        | M::Vmovapd
+        | M::Vmovdqa
+        | M::Vmovdqa32
+        | M::Vmovdqa64
+        | M::Vmovntps
+        | M::Vmovntpd
+        | M::Vmovntdq
+        | M::Vmovntdqa
+        | M::Cmpxchg16b => true,
+        _ => {
+            insn.encoding() == iced_x86::EncodingKind::Legacy
+                && size == 16
+                && (0..insn.op_count())
+                    .any(|i| insn.op_register(i).is_xmm() || insn.op_register(i).is_mm())
+        }
+    }
+}
+
 impl Builder<'_> {
     /// Leaves the offset of the memory operand in T0: truncated to the address size, without the
     /// segment base. `extra` is added. Keeps flags, may use T1.
@@ -166,6 +209,7 @@ impl Builder<'_> {
             len: self.insn.len() as u8,
             seg: a.seg as u8,
             size: a.size as u8,
+            aligned: must_align(&self.insn, a.size),
             write: a.write,
             read: a.read,
             locked: self.is_locked(a),
@@ -229,6 +273,7 @@ impl Builder<'_> {
             len: self.insn.len() as u8,
             seg: a.seg as u8,
             size: a.size as u8,
+            aligned: must_align(&self.insn, a.size),
             write: a.write,
             read: a.read,
             locked: self.is_locked(a),
@@ -262,11 +307,24 @@ impl Builder<'_> {
 
     fn memory_access(&self, insn: &Instruction, size: u32, access: OpAccess) -> Access {
         Access {
-            seg: seg_number(insn.memory_segment()),
+            seg: self.segment(insn),
             size,
             read: access != OpAccess::Write,
             write: writes_memory(access),
             last: false,
+        }
+    }
+
+    /// Number of the operand's segment register. 64-bit mode does not look at prefixes of the four
+    /// that have no base there (SDM vol. 2, 2.1.1), not even to tell #SS from #GP.
+    fn segment(&self, insn: &Instruction) -> usize {
+        let segment = seg_number(insn.memory_segment());
+        if segment >= 4 || !self.input.mode.code64() {
+            return segment;
+        }
+        match insn.memory_base() {
+            Register::RSP | Register::RBP | Register::ESP | Register::EBP => 2,
+            _ => 3,
         }
     }
 
@@ -367,10 +425,17 @@ impl Builder<'_> {
         self.hot.store(ctx::tmp(2), T1);
         let shift = (bytes * 8).trailing_zeros() as u8;
         self.hot.put(&[0x49, 0xc1, 0xfb, shift]); // sar r11, shift
-        let narrow = !self.input.mode.code64();
+        // The whole address wraps at the address size.
+        let (base, index) = (insn.memory_base(), insn.memory_index());
+        let wrap = match (base, index) {
+            (Register::None, Register::None) => insn.memory_displ_size() as usize,
+            (Register::None, _) => index.size(),
+            _ => base.size(),
+        };
+        let narrow = wrap < 8;
         self.hot
             .lea(!narrow, T0, Some(T0), Some((T1, bytes as u8)), 0);
-        if narrow && self.input.mode.bitness() == 16 && insn.memory_base().size() == 2 {
+        if wrap == 2 {
             self.hot.movzx16(T0, T0);
         }
         self.hot.load(T1, ctx::tmp(2));

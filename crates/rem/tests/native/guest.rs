@@ -1,12 +1,14 @@
-//! Runs code in the engine, in 64-bit mode with identity paging.
+//! Runs code in the engine: a long-mode machine whose user half looks like the host process.
 
 use std::sync::Arc;
 
-use cpu::bits::{cr0, cr4, efer};
-use cpu::{Bus, Engine, Exit, RunState, Seg, SegReg, Signals, State, attr};
+use cpu::bits::{cr0, cr4, efer, rflags};
+use cpu::{Bus, Engine, Exit, Seg, SegReg, Signals, State, attr};
 use pgm::{PhysMap, Ram, RegionKind, WriteFlags};
 
-use crate::host::{CODE, DATA, Regs};
+use crate::layout::{
+    CODE, CODE_SIZE, DATA, End, LOCAL, PAGES, Page, Start, cache, descriptor, global, lookup,
+};
 
 struct NoBus(Arc<Signals>);
 
@@ -41,8 +43,9 @@ impl Bus for NoBus {
     fn tsc_delta(&self) -> Option<u64> {
         None
     }
-    fn cpuid(&self, _: usize, _: u32, _: u32) -> [u32; 4] {
-        [0; 4]
+    fn cpuid(&self, _: usize, leaf: u32, sub: u32) -> [u32; 4] {
+        let r = std::arch::x86_64::__cpuid_count(leaf, sub);
+        [r.eax, r.ebx, r.ecx, r.edx]
     }
     fn ferr(&self, _: usize) {}
     fn signals(&self, _: usize) -> &Arc<Signals> {
@@ -54,15 +57,54 @@ impl Bus for NoBus {
 pub struct Guest {
     phys: Arc<PhysMap>,
     engine: Box<dyn Engine>,
+    base: State,
 }
 
-const PML4: u64 = 0x1000;
-const PDPT: u64 = 0x2000;
-const PD: u64 = 0x3000;
+/// Page tables, one after the other.
+const TABLES: u64 = 0x1000;
+/// What the exception handlers need, at linear address [`SYSTEM`].
+const SYSTEM_PHYS: u64 = 0x10_0000;
+/// Where user code cannot meet it.
+const SYSTEM: u64 = 0xffff_9000_0000_0000;
+const GDT: u64 = 0;
+const LDT: u64 = 0x400;
+const TSS: u64 = 0x800;
+const IDT: u64 = 0x1000;
+/// A HLT for each vector, 16 bytes apart.
+const HANDLERS: u64 = 0x2000;
+const STACK: u64 = 0x4000;
+/// Vectors with an error code (SDM vol. 3, table 6-1).
+const WITH_ERROR: u32 = 1 << 8 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17;
+
+struct Tables {
+    next: u64,
+}
+
+impl Tables {
+    /// Maps one page, making tables as needed.
+    fn map(&mut self, phys: &PhysMap, linear: u64, physical: u64, bits: u64) {
+        let mut table = TABLES;
+        for level in [39, 30, 21] {
+            let at = table + (linear >> level & 511) * 8;
+            let mut e = [0; 8];
+            phys.read(at, &mut e);
+            if e[0] & 1 == 0 {
+                e = (self.next | 7).to_le_bytes();
+                phys.write(at, &e);
+                self.next += 0x1000;
+            }
+            table = u64::from_le_bytes(e) & !0xfff;
+        }
+        phys.write(
+            table + (linear >> 12 & 511) * 8,
+            &(physical | bits).to_le_bytes(),
+        );
+    }
+}
 
 impl Guest {
-    /// Builds it: page tables at 4 KiB, everything mapped one to one with 2 MiB pages.
-    pub fn new() -> Self {
+    /// Builds it. `limit15` is the limit of the host's global descriptor 15.
+    pub fn new(limit15: u32) -> Self {
         let ram = Ram::new(1 << 30).unwrap();
         let block = ram.alloc(1 << 30).unwrap();
         let phys = PhysMap::new(ram);
@@ -71,61 +113,168 @@ impl Guest {
             writes: WriteFlags::ReadWrite,
         };
         phys.add(0, 1 << 30, 0, kind).unwrap();
-        phys.write(PML4, &(PDPT | 3).to_le_bytes());
-        phys.write(PDPT, &(PD | 3).to_le_bytes());
-        for i in 0..512u64 {
-            phys.write(PD + 8 * i, &(i << 21 | 0x83).to_le_bytes());
+        const NX: u64 = 1 << 63;
+        let mut tables = Tables {
+            next: TABLES + 0x1000,
+        };
+        for (i, page) in (0..).zip(PAGES) {
+            let at = DATA + 0x1000 * i;
+            match page {
+                Page::None => {}
+                Page::Rw => tables.map(&phys, at, at, 7 | NX),
+                Page::Ro => tables.map(&phys, at, at, 5 | NX),
+            }
         }
+        for at in (CODE..CODE + CODE_SIZE as u64).step_by(4096) {
+            tables.map(&phys, at, at, 5);
+        }
+        for at in (0..STACK + 0x1000).step_by(4096) {
+            tables.map(&phys, SYSTEM + at, SYSTEM_PHYS + at, 3);
+        }
+        let put = |at: u64, value: u64| phys.write(SYSTEM_PHYS + at, &value.to_le_bytes());
+        for (i, d) in (0..).zip(global(limit15)) {
+            put(GDT + 8 * i, d);
+        }
+        for (i, d) in (0..).zip(LOCAL) {
+            put(LDT + 8 * i, d.descriptor());
+        }
+        for v in 0..256 {
+            let handler = SYSTEM + HANDLERS + 16 * v;
+            let dpl = if v == 3 || v == 4 { 3 } else { 0 };
+            put(
+                IDT + 16 * v,
+                handler & 0xffff
+                    | 0x10 << 16
+                    | (0x8e | dpl << 5) << 40
+                    | (handler & 0xffff_0000) << 32,
+            );
+            put(IDT + 16 * v + 8, handler >> 32);
+            put(HANDLERS + 16 * v, 0xf4);
+        }
+        // RSP0 is at an odd place in the structure (SDM vol. 3, figure 8-11).
+        phys.write(
+            SYSTEM_PHYS + TSS + 4,
+            &(SYSTEM + STACK + 0x1000).to_le_bytes(),
+        );
+        phys.write(SYSTEM_PHYS + TSS + 0x66, &0x68u16.to_le_bytes());
         let bus = Arc::new(NoBus(Arc::default()));
         let engine = rem::Rem::new(0, phys.clone(), bus).unwrap();
-        Self { phys, engine }
+        let mut base = State::reset(0);
+        base.cr0 = cr0::PE | cr0::PG | cr0::NE | cr0::ET | cr0::WP | cr0::MP;
+        base.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE | cr4::FSGSBASE;
+        base.xcr0 = 7;
+        base.cr3 = TABLES;
+        base.efer = efer::LME | efer::LMA | efer::NXE | efer::SCE;
+        base.gdtr.base = SYSTEM + GDT;
+        base.gdtr.limit = 0x7f;
+        base.idtr.base = SYSTEM + IDT;
+        base.idtr.limit = 0xfff;
+        base.ldtr = SegReg {
+            base: SYSTEM + LDT,
+            limit: LOCAL.len() as u32 * 8 - 1,
+            attr: attr::P | 2,
+            sel: 0x50,
+        };
+        base.tr = SegReg {
+            base: SYSTEM + TSS,
+            limit: 0x67,
+            attr: attr::P | 11,
+            sel: 0x40,
+        };
+        // Descriptors nobody can use, with the types they have on the host.
+        put(GDT + 0x40, descriptor(0, 0x67, 0x8b, 0));
+        put(GDT + 0x50, descriptor(0, 0x77, 0x82, 0));
+        Self { phys, engine, base }
     }
 
-    /// Runs `code` followed by HLT; registers and data are changed to the outcome.
-    pub fn run(&mut self, code: &[u8], regs: &mut Regs, data: &mut [u8]) -> Exit {
-        let mut all = code.to_vec();
-        all.push(0xf4);
-        self.phys.write(CODE, &all);
-        self.phys.write(DATA, data);
-        let mut s = State::reset(0);
-        s.cr0 = cr0::PE | cr0::PG | cr0::NE | cr0::ET | cr0::WP;
-        s.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE;
-        s.xcr0 = 7;
-        s.cr3 = PML4;
-        s.efer = efer::LME | efer::LMA;
-        let flat = attr::P | attr::S | attr::RW | attr::ACCESSED | attr::G | attr::DB;
-        s.seg = [SegReg {
-            base: 0,
-            limit: u32::MAX,
-            attr: flat,
-            sel: 0x10,
-        }; 6];
-        let code = attr::P | attr::S | attr::RW | attr::ACCESSED | attr::CODE | attr::G | attr::L;
-        s.seg[Seg::Cs as usize] = SegReg {
-            base: 0,
-            limit: u32::MAX,
-            attr: code,
-            sel: 8,
-        };
-        s.rip = CODE;
-        s.gpr = regs.gpr;
-        s.rflags = regs.flags & cpu::bits::rflags::ARITH | 2;
-        s.fpu.0[..512].copy_from_slice(&regs.fx);
-        for (n, y) in regs.ymm.iter().enumerate() {
-            s.fpu.0[160 + 16 * n..176 + 16 * n].copy_from_slice(&y[..16]);
-            s.fpu.0[576 + 16 * n..592 + 16 * n].copy_from_slice(&y[16..]);
+    /// Writes code at an offset in the code area.
+    pub fn write_code(&mut self, at: usize, bytes: &[u8]) {
+        let n = bytes.len().min(CODE_SIZE - at);
+        self.phys.write(CODE + at as u64, &bytes[..n]);
+    }
+
+    /// Writes the mapped pages of the data area.
+    pub fn write_data(&mut self, data: &[u8]) {
+        for (i, page) in PAGES.iter().enumerate() {
+            if *page != Page::None {
+                self.phys
+                    .write(DATA + 4096 * i as u64, &data[4096 * i..4096 * (i + 1)]);
+            }
         }
+    }
+
+    /// Reads the mapped pages of the data area.
+    pub fn read_data(&self, data: &mut [u8]) {
+        for (i, page) in PAGES.iter().enumerate() {
+            if *page != Page::None {
+                self.phys
+                    .read(DATA + 4096 * i as u64, &mut data[4096 * i..4096 * (i + 1)]);
+            }
+        }
+    }
+
+    /// Runs from `start` to the first exception.
+    ///
+    /// # Errors
+    /// What came instead of an exception.
+    pub fn run(&mut self, start: &Start) -> Result<End, Exit> {
+        let mut s = self.base.clone();
+        s.gpr = start.gpr;
+        s.rip = start.rip;
+        s.rflags = start.flags | rflags::FIXED | rflags::IF;
+        for seg in Seg::ALL {
+            let sel = start.sel[seg as usize] as u16;
+            s.seg[seg as usize] = cache(sel, lookup(sel));
+        }
+        for (seg, base) in [(Seg::Fs, start.fs), (Seg::Gs, start.gs)] {
+            if s.seg[seg as usize].sel == 0 {
+                s.seg[seg as usize].base = base;
+            }
+        }
+        s.fpu.0 = start.fpu;
         self.engine.state_changed();
         let exit = self.engine.run(&mut s);
-        assert!(exit != Exit::Halted || s.run == RunState::Halted);
-        regs.gpr = s.gpr;
-        regs.flags = s.rflags;
-        regs.fx.copy_from_slice(&s.fpu.0[..512]);
-        for (n, y) in regs.ymm.iter_mut().enumerate() {
-            y[..16].copy_from_slice(&s.fpu.0[160 + 16 * n..176 + 16 * n]);
-            y[16..].copy_from_slice(&s.fpu.0[576 + 16 * n..592 + 16 * n]);
+        let handlers = SYSTEM + HANDLERS;
+        if exit != Exit::Halted || !(handlers..handlers + 0x1000).contains(&s.rip) {
+            return Err(exit);
         }
-        self.phys.read(DATA, data);
-        exit
+        let vector = ((s.rip - handlers) / 16) as u8;
+        let mut pop = {
+            let mut at = s.gpr[4] - SYSTEM + SYSTEM_PHYS;
+            move |phys: &PhysMap| {
+                let mut b = [0; 8];
+                phys.read(at, &mut b);
+                at += 8;
+                u64::from_le_bytes(b)
+            }
+        };
+        let p = &self.phys;
+        let error = if vector < 32 && WITH_ERROR >> vector & 1 != 0 {
+            pop(p)
+        } else {
+            0
+        };
+        let (rip, cs, flags, rsp, ss) = (pop(p), pop(p), pop(p), pop(p), pop(p));
+        let mut gpr = s.gpr;
+        gpr[4] = rsp;
+        let sel = |seg: Seg| s.seg[seg as usize].sel;
+        Ok(End {
+            vector,
+            error,
+            cr2: if vector == 14 { s.cr2 } else { 0 },
+            gpr,
+            flags,
+            rip,
+            sel: [
+                sel(Seg::Es),
+                cs as u16,
+                ss as u16,
+                sel(Seg::Ds),
+                sel(Seg::Fs),
+                sel(Seg::Gs),
+            ],
+            base: [s.seg[Seg::Fs as usize].base, s.seg[Seg::Gs as usize].base],
+            fpu: s.fpu.0,
+        })
     }
 }

@@ -1,52 +1,40 @@
-//! Runs code on the host's CPU with given registers.
+//! Runs code on the host's CPU, at privilege 3 with given registers, until it raises an exception.
+//!
+//! The kernel turns the exception into a signal whose frame has everything. The handler does not
+//! return: it goes back to the caller's stack, so that a run costs one exception and no call.
 
 use std::arch::global_asm;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
-/// Where the data buffer is, in the guest and on the host.
-pub const DATA: u64 = 0x1000_0000;
-/// Bytes of the data buffer.
-pub const DATA_SIZE: usize = 0x4000;
-/// Where the code is.
-pub const CODE: u64 = 0x2000_0000;
-/// Bytes of the code buffer.
-pub const CODE_SIZE: usize = 0x4000;
-/// A page for the harness itself, host only.
-const HARNESS: u64 = 0x3000_0000;
-
-/// Registers before and after.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[repr(C, align(64))]
-pub struct Regs {
-    /// In encoding order.
-    pub gpr: [u64; 16],
-    /// RFLAGS.
-    pub flags: u64,
-    pad: [u64; 7],
-    /// FXSAVE image; its vector part is not used.
-    pub fx: [u8; 512],
-    /// Vector registers.
-    pub ymm: [[u8; 32]; 16],
-}
-
-impl Default for Regs {
-    fn default() -> Self {
-        Self {
-            gpr: [0; 16],
-            flags: 2,
-            pad: [0; 7],
-            fx: [0; 512],
-            ymm: [[0; 32]; 16],
-        }
-    }
-}
+use crate::layout::{CODE, CODE_SIZE, DATA, DATA_SIZE, End, LOCAL, PAGES, Page, SPARE, Start};
 
 unsafe extern "C" {
-    fn native_enter(regs: *mut Regs);
-    fn native_exit();
+    /// Returns the signal's context.
+    fn native_enter(start: *const Start) -> *mut libc::ucontext_t;
+    fn native_signal();
+    fn native_stop();
+    fn native_limit(sel: u64) -> u64;
+    static mut native_harness: Harness;
 }
 
-// The harness page: +0 regs pointer, +8 exit address, +16 host stack, +24.. temporaries.
+/// What the assembly below reads and writes.
+#[repr(C)]
+struct Harness {
+    rsp: u64,
+    fs: u64,
+    active: u64,
+    context: u64,
+    /// DS, ES, FS, GS at the exception.
+    sel: [u64; 4],
+    base: [u64; 2],
+    chain: u64,
+    signal: u64,
+}
+
 global_asm!(
+    ".lcomm native_harness_space, 128",
+    ".global native_harness",
+    ".set native_harness, native_harness_space",
     ".global native_enter",
     "native_enter:",
     "push rbx",
@@ -55,19 +43,40 @@ global_asm!(
     "push r13",
     "push r14",
     "push r15",
-    "mov [0x30000000], rdi",
-    "mov [0x30000010], rsp",
-    "fxrstor64 [rdi + 192]",
-    ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
-    "vmovdqu ymm\\n, [rdi + 704 + 32 * \\n]",
-    ".endr",
+    "mov [rip + native_harness], rsp",
+    "rdfsbase rax",
+    "mov [rip + native_harness + 8], rax",
+    // Vector parts that AVX-512 adds become zero.
+    "mov eax, 0xe7",
+    "xor edx, edx",
+    "xrstor64 [rdi + 256]",
+    "mov rax, [rdi + 144]",
+    "mov es, ax",
+    "mov rax, [rdi + 168]",
+    "mov ds, ax",
+    "mov rax, [rdi + 176]",
+    "mov fs, ax",
+    "test eax, eax",
+    "jnz 2f",
+    "mov rax, [rdi + 192]",
+    "wrfsbase rax",
+    "2: mov rax, [rdi + 184]",
+    "mov gs, ax",
+    "test eax, eax",
+    "jnz 2f",
+    "mov rax, [rdi + 200]",
+    "wrgsbase rax",
+    // A return to a 16-bit stack leaves the upper part of RSP as it is here.
+    "2: mov esp, 0x30001000",
+    "push qword ptr [rdi + 160]",
+    "push qword ptr [rdi + 32]",
     "push qword ptr [rdi + 128]",
-    "popfq",
+    "push qword ptr [rdi + 152]",
+    "push qword ptr [rdi + 136]",
     "mov rax, [rdi + 0]",
     "mov rcx, [rdi + 8]",
     "mov rdx, [rdi + 16]",
     "mov rbx, [rdi + 24]",
-    "mov rsp, [rdi + 32]",
     "mov rbp, [rdi + 40]",
     "mov rsi, [rdi + 48]",
     "mov r8, [rdi + 64]",
@@ -79,41 +88,47 @@ global_asm!(
     "mov r14, [rdi + 112]",
     "mov r15, [rdi + 120]",
     "mov rdi, [rdi + 56]",
-    "jmp qword ptr [0x30000020]",
-    ".global native_exit",
-    "native_exit:",
-    "mov [0x30000028], rdi",
-    "mov rdi, [0x30000000]",
-    "mov [rdi + 0], rax",
-    "mov [rdi + 8], rcx",
-    "mov [rdi + 16], rdx",
-    "mov [rdi + 24], rbx",
-    "mov [rdi + 32], rsp",
-    "mov [rdi + 40], rbp",
-    "mov [rdi + 48], rsi",
-    "mov [rdi + 64], r8",
-    "mov [rdi + 72], r9",
-    "mov [rdi + 80], r10",
-    "mov [rdi + 88], r11",
-    "mov [rdi + 96], r12",
-    "mov [rdi + 104], r13",
-    "mov [rdi + 112], r14",
-    "mov [rdi + 120], r15",
-    "mov rax, [0x30000028]",
-    "mov [rdi + 56], rax",
-    "mov rsp, [0x30000010]",
-    "pushfq",
-    "pop rax",
-    "mov [rdi + 128], rax",
-    "cld",
-    "fxsave64 [rdi + 192]",
-    ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
-    "vmovdqu [rdi + 704 + 32 * \\n], ymm\\n",
-    ".endr",
-    "vzeroupper",
-    "fninit",
-    "mov dword ptr [0x30000030], 0x1f80",
-    "ldmxcsr [0x30000030]",
+    "mov qword ptr [rip + native_harness + 16], 1",
+    "iretq",
+    // A signal of an exception.
+    ".global native_signal",
+    "native_signal:",
+    "cmp qword ptr [rip + native_harness + 16], 0",
+    "jne 3f",
+    "jmp [rip + native_harness + 80]",
+    // The watchdog's signal.
+    ".global native_stop",
+    "native_stop:",
+    "cmp qword ptr [rip + native_harness + 16], 0",
+    "jne 3f",
+    "ret",
+    "3: mov qword ptr [rip + native_harness + 16], 0",
+    "mov [rip + native_harness + 88], rdi",
+    "mov [rip + native_harness + 24], rdx",
+    "mov eax, ds",
+    "mov [rip + native_harness + 32], rax",
+    "mov eax, es",
+    "mov [rip + native_harness + 40], rax",
+    "mov eax, fs",
+    "mov [rip + native_harness + 48], rax",
+    "mov eax, gs",
+    "mov [rip + native_harness + 56], rax",
+    "rdfsbase rax",
+    "mov [rip + native_harness + 64], rax",
+    "rdgsbase rax",
+    "mov [rip + native_harness + 72], rax",
+    "xor eax, eax",
+    "mov ds, ax",
+    "mov es, ax",
+    "mov fs, ax",
+    "mov gs, ax",
+    "mov rax, [rip + native_harness + 8]",
+    "wrfsbase rax",
+    "mov rsp, [rip + native_harness]",
+    // NT, above all.
+    "push 0x202",
+    "popfq",
+    "mov rax, rdx",
     "pop r15",
     "pop r14",
     "pop r13",
@@ -121,47 +136,201 @@ global_asm!(
     "pop rbp",
     "pop rbx",
     "ret",
+    ".global native_limit",
+    "native_limit:",
+    "xor eax, eax",
+    "lsl rax, rdi",
+    "ret",
 );
 
-fn map(at: u64, size: usize) {
+/// The areas, as the harness writes them.
+pub struct Host {
+    code: *mut u8,
+    data: *mut u8,
+}
+
+/// Counts runs, for the watchdog.
+static RUNS: AtomicU64 = AtomicU64::new(0);
+static THREAD: AtomicI32 = AtomicI32::new(0);
+
+fn map(at: u64, size: usize, prot: i32, fd: i32, offset: usize) -> *mut u8 {
+    let fixed = if at == 0 {
+        0
+    } else {
+        libc::MAP_FIXED_NOREPLACE
+    };
     // SAFETY: the fixed addresses are unused in a test process (its own mappings are far above).
     let p = unsafe {
         libc::mmap(
             at as *mut libc::c_void,
             size,
-            libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE,
-            -1,
-            0,
+            prot,
+            libc::MAP_SHARED | libc::MAP_POPULATE | fixed,
+            fd,
+            offset as libc::off_t,
         )
     };
-    assert_eq!(p as u64, at, "cannot map the test area");
+    assert!(
+        p != libc::MAP_FAILED && (at == 0 || p as u64 == at),
+        "cannot map the test area"
+    );
+    p.cast()
 }
 
-/// Maps the areas, once per process.
-pub fn prepare() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(areas);
+/// The limit of the host's global descriptor 15.
+pub fn limit15() -> u32 {
+    // SAFETY: LSL touches nothing.
+    unsafe { native_limit(0x7b) as u32 }
 }
 
-fn areas() {
-    map(DATA, DATA_SIZE);
-    map(CODE, CODE_SIZE);
-    map(HARNESS, 4096);
-}
+impl Host {
+    /// Maps the areas and installs handlers in front of the engine's, which must be there already
+    /// (on this thread).
+    pub fn new() -> Self {
+        // SAFETY: plain system calls.
+        let fd = unsafe { libc::memfd_create(c"areas".as_ptr(), 0) };
+        assert!(fd >= 0);
+        // SAFETY: as above.
+        assert_eq!(
+            unsafe { libc::ftruncate(fd, (CODE_SIZE + DATA_SIZE + 4096) as libc::off_t) },
+            0
+        );
+        let rw = libc::PROT_READ | libc::PROT_WRITE;
+        let code = map(0, CODE_SIZE, rw, fd, 0);
+        let data = map(0, DATA_SIZE, rw, fd, CODE_SIZE);
+        map(CODE, CODE_SIZE, libc::PROT_READ | libc::PROT_EXEC, fd, 0);
+        for (i, page) in PAGES.iter().enumerate() {
+            let prot = match page {
+                Page::None => continue,
+                Page::Rw => rw,
+                Page::Ro => libc::PROT_READ,
+            };
+            map(DATA + 4096 * i as u64, 4096, prot, fd, CODE_SIZE + 4096 * i);
+        }
+        for (i, l) in LOCAL.iter().enumerate() {
+            let flags = u32::from(l.big)
+                | u32::from(l.contents) << 1
+                | u32::from(l.restricted) << 3
+                | u32::from(l.pages) << 4
+                | u32::from(l.absent) << 5;
+            let entry = [i as u32, l.base, l.limit, flags];
+            // SAFETY: the kernel reads one `user_desc`.
+            let r = unsafe { libc::syscall(libc::SYS_modify_ldt, 0x11, entry.as_ptr(), 16) };
+            assert_eq!(r, 0, "modify_ldt {i}: {}", std::io::Error::last_os_error());
+        }
+        map(SPARE, 4096, rw, fd, CODE_SIZE + DATA_SIZE);
+        Self::handlers();
+        Self { code, data }
+    }
 
-/// Runs `code` (which falls through at its end) over `data`; both are changed to the outcome.
-pub fn run(code: &[u8], regs: &mut Regs, data: &mut [u8]) {
-    let mut all = code.to_vec();
-    all.extend_from_slice(&[0xff, 0x24, 0x25]); // jmp [HARNESS + 8]
-    all.extend_from_slice(&(HARNESS as u32 + 8).to_le_bytes());
-    // SAFETY: the areas are mapped; the code was generated to touch only its data and registers.
-    unsafe {
-        std::ptr::copy_nonoverlapping(all.as_ptr(), CODE as *mut u8, all.len());
-        std::ptr::copy_nonoverlapping(data.as_ptr(), DATA as *mut u8, data.len());
-        *((HARNESS + 8) as *mut u64) = native_exit as *const () as u64;
-        *((HARNESS + 0x20) as *mut u64) = CODE;
-        native_enter(regs);
-        std::ptr::copy_nonoverlapping(DATA as *const u8, data.as_mut_ptr(), data.len());
+    fn handlers() {
+        let signals = [
+            libc::SIGSEGV,
+            libc::SIGBUS,
+            libc::SIGFPE,
+            libc::SIGILL,
+            libc::SIGTRAP,
+            libc::SIGUSR1,
+        ];
+        for signal in signals {
+            // SAFETY: the handlers are the assembly above; the engine's alternate stack serves.
+            unsafe {
+                let mut action: libc::sigaction = std::mem::zeroed();
+                let f = if signal == libc::SIGUSR1 {
+                    native_stop
+                } else {
+                    native_signal
+                };
+                action.sa_sigaction = f as *const () as usize;
+                action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+                let mut old: libc::sigaction = std::mem::zeroed();
+                assert_eq!(libc::sigaction(signal, &action, &mut old), 0);
+                if signal == libc::SIGSEGV {
+                    native_harness.chain = old.sa_sigaction as u64;
+                }
+                let mut set = std::mem::zeroed();
+                libc::sigemptyset(&mut set);
+                libc::sigaddset(&mut set, libc::SIGUSR1);
+                libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+                THREAD.store(libc::gettid(), Ordering::Relaxed);
+            }
+        }
+        std::thread::spawn(|| {
+            let (mut last, mut since) = (0, 0);
+            loop {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+                let now = RUNS.load(Ordering::Relaxed);
+                since = if now == last { since + 1 } else { 0 };
+                last = now;
+                // Odd: a run is under way.
+                if now % 2 == 1 && since >= 3 {
+                    // SAFETY: the thread lives as long as the test.
+                    unsafe {
+                        libc::syscall(
+                            libc::SYS_tgkill,
+                            libc::getpid(),
+                            THREAD.load(Ordering::Relaxed),
+                            libc::SIGUSR1,
+                        );
+                    }
+                }
+            }
+        });
+    }
+
+    /// Fills the code area with HLT, or with `bytes` at `at`.
+    pub fn write_code(&mut self, at: usize, bytes: &[u8]) {
+        let n = bytes.len().min(CODE_SIZE - at);
+        // SAFETY: inside the mapping.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.code.add(at), n) };
+    }
+
+    /// The data area.
+    pub fn data(&mut self) -> &mut [u8] {
+        // SAFETY: the mapping's size; borrowed from `self`.
+        unsafe { std::slice::from_raw_parts_mut(self.data, DATA_SIZE) }
+    }
+
+    /// Runs from `start` to the first exception; `None` when none came in time.
+    pub fn run(&mut self, start: &Start) -> Option<End> {
+        RUNS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the code was generated to reach nothing but the areas, and everything else that
+        // changes is put back by the handler.
+        let (uc, h) = unsafe {
+            let uc = native_enter(start);
+            (&*uc, &*std::ptr::addr_of!(native_harness))
+        };
+        RUNS.fetch_add(1, Ordering::Relaxed);
+        if h.signal == libc::SIGUSR1 as u64 {
+            return None;
+        }
+        let g = |r: i32| uc.uc_mcontext.gregs[r as usize] as u64;
+        use libc::*;
+        let vector = g(REG_TRAPNO) as u8;
+        let cs = g(REG_CSGSFS);
+        let mut end = End {
+            vector,
+            error: g(REG_ERR),
+            cr2: if vector == 14 { g(REG_CR2) } else { 0 },
+            gpr: [
+                REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI, REG_R8,
+                REG_R9, REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15,
+            ]
+            .map(g),
+            flags: g(REG_EFL),
+            rip: g(REG_RIP),
+            sel: [h.sel[1], cs, cs >> 48, h.sel[0], h.sel[2], h.sel[3]].map(|s| s as u16),
+            base: h.base,
+            fpu: [0; cpu::FPU_AREA],
+        };
+        // SAFETY: the kernel stored an XSAVE image of at least this size.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                uc.uc_mcontext.fpregs.cast(),
+                end.fpu.as_mut_ptr(),
+                cpu::FPU_AREA,
+            );
+        }
+        Some(end)
     }
 }

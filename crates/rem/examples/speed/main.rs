@@ -8,9 +8,7 @@
     dead_code
 )]
 
-#[path = "../tests/native/guest.rs"]
 mod guest;
-#[path = "../tests/native/host.rs"]
 mod host;
 
 use std::time::Instant;
