@@ -104,7 +104,11 @@ impl<'a> Machine<'a> {
         Ok(machine)
     }
 
-    fn modify(&self, options: &[&str]) -> Result<String> {
+    /// `VBoxManage modifyvm` with `options`.
+    ///
+    /// # Errors
+    /// What VBoxManage says.
+    pub fn modify(&self, options: &[&str]) -> Result<String> {
         self.home
             .manage(&[&["modifyvm", self.name.as_str()], options].concat())
     }

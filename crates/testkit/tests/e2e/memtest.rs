@@ -17,6 +17,31 @@ fn memtest_ia32() {
     memtest("memtest_ia32", "ia32", "Other");
 }
 
+/// A processor profile, from the command line to what memtest86+ makes of CPUID.
+#[test]
+fn memtest_names_the_profile() {
+    need(
+        "memtest_names_the_profile",
+        || Ok((Home::new()?, guest("memtest", &["ia32"])?)),
+        |(home, image)| {
+            let plan = Plan {
+                os_type: "Other",
+                memory_mib: 64,
+                dvd: Some(&image),
+                ..Plan::default()
+            };
+            let machine = Machine::create(&home, "memtest-profile", &plan)?;
+            let listed = home.manage(&["list", "cpu-profiles"])?;
+            ensure!(listed.contains("Intel 80486"), "not listed:\n{listed}");
+            machine.modify(&["--cpu-profile", "Intel 80486"])?;
+            let _serial = machine.start()?;
+            machine.wait_screen("486DX4", 2 * MINUTE)?;
+            machine.control(&["poweroff"])?;
+            machine.wait_state("poweroff", MINUTE)
+        },
+    );
+}
+
 /// The tests before number 7 (a minute at an emulator's speed), or ten minutes in a long run.
 fn memtest(test: &str, width: &str, os_type: &str) {
     need(
