@@ -80,6 +80,11 @@ pub struct PageLookup {
     pub write: Target,
 }
 
+/// log2 of the bytes that an entry of [`PhysMap::plain`] speaks for.
+const CHUNK_BITS: u32 = 21;
+/// Mark of an entry that holds a RAM offset; those are multiples of the page size.
+const PLAIN: u64 = 1;
+
 /// Told of changes. Called with no lock held, from the thread that made the change.
 pub trait Listener: Send + Sync {
     /// Some guest-physical addresses now mean something else: cached lookups are stale.
@@ -108,6 +113,10 @@ pub struct PhysMap {
     listeners: RwLock<Vec<Arc<dyn Listener>>>,
     next_id: AtomicU64,
     a20: AtomicBool,
+    /// For each 2 MiB from address 0 on that are one piece of plain memory: its RAM offset and
+    /// [`PLAIN`]; 0 for all else. What page walks and DMA touch is nearly always found here, without
+    /// a lock.
+    plain: Box<[AtomicU64]>,
     /// Memory that only processors in system management mode see, and where.
     smram: RwLock<Option<(u64, RamBlock)>>,
 }
@@ -115,8 +124,10 @@ pub struct PhysMap {
 impl PhysMap {
     /// An empty address space over `ram`, A20 open.
     pub fn new(ram: Arc<Ram>) -> Arc<Self> {
+        let chunks = (ram.size() + (4 << 30)) >> CHUNK_BITS;
         Arc::new(Self {
             ram,
+            plain: (0..chunks).map(|_| AtomicU64::new(0)).collect(),
             regions: RwLock::default(),
             flat: RwLock::default(),
             listeners: RwLock::default(),
@@ -259,9 +270,38 @@ impl PhysMap {
         {
             let mut regions = self.regions.write();
             edit(&mut regions);
-            *self.flat.write() = Arc::new(flatten(&regions));
+            let flat = flatten(&regions);
+            self.note_plain(&flat);
+            *self.flat.write() = Arc::new(flat);
         }
         self.notify(|l| l.mapping_changed());
+    }
+
+    fn note_plain(&self, flat: &[Flat]) {
+        let size = 1u64 << CHUNK_BITS;
+        for (i, entry) in self.plain.iter().enumerate() {
+            let start = (i as u64) << CHUNK_BITS;
+            let value = match find(flat, start) {
+                Some(f) if f.gpa + f.size - start >= size => match f.at(start) {
+                    PageLookup {
+                        read: Target::Ram(read),
+                        write: Target::Ram(write),
+                    } if read == write => read | PLAIN,
+                    _ => 0,
+                },
+                _ => 0,
+            };
+            entry.store(value, Ordering::Release);
+        }
+    }
+
+    /// RAM offset of `gpa` when it is memory that reads and writes reach alike, and so is all of
+    /// its page. `None` says nothing.
+    fn plain(&self, gpa: u64) -> Option<u64> {
+        let entry = self.plain.get(usize::try_from(gpa >> CHUNK_BITS).ok()?)?;
+        let entry = entry.load(Ordering::Acquire);
+        (entry & PLAIN != 0 && self.a20())
+            .then(|| (entry & !PLAIN) + (gpa & ((1 << CHUNK_BITS) - 1)))
     }
 
     fn notify(&self, tell: impl Fn(&dyn Listener)) {
@@ -277,6 +317,12 @@ impl PhysMap {
 
     /// What the byte at `gpa` is, for reads and for writes.
     pub fn lookup(&self, gpa: u64) -> PageLookup {
+        if let Some(offset) = self.plain(gpa) {
+            return PageLookup {
+                read: Target::Ram(offset),
+                write: Target::Ram(offset),
+            };
+        }
         let gpa = self.mask(gpa);
         let flat = self.flat.read().clone();
         match find(&flat, gpa) {
@@ -291,6 +337,9 @@ impl PhysMap {
     /// Whether the whole page of `gpa` is one kind of memory: a piece boundary inside the page
     /// (small MMIO windows) means a lookup of one byte does not speak for its neighbours.
     pub fn page_is_uniform(&self, gpa: u64) -> bool {
+        if self.plain(gpa).is_some() {
+            return true;
+        }
         let page = self.mask(gpa) & !(PAGE_SIZE - 1);
         let flat = self.flat.read();
         match find(&flat, page) {
@@ -303,6 +352,11 @@ impl PhysMap {
 
     /// Reads guest-physical memory, as a bus master does; registers of devices are reached too.
     pub fn read(&self, gpa: u64, data: &mut [u8]) {
+        if step(gpa, data.len()) == data.len()
+            && let Some(offset) = self.plain(gpa)
+        {
+            return self.ram.read(offset, data);
+        }
         let flat = self.flat.read().clone();
         let mut done = 0;
         while done < data.len() {

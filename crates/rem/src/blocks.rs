@@ -19,6 +19,9 @@ pub const fn variant(mode: u32, variant: Variant) -> u32 {
     mode | (variant as u32) << 30
 }
 
+/// The bits of [`variant`]'s result that are the mode's number.
+const MODE: u32 = (1 << 30) - 1;
+
 /// A fast hash for short integer keys.
 #[derive(Default, Clone)]
 pub struct Mix(u64);
@@ -63,6 +66,26 @@ pub struct Block {
     incoming: Vec<u32>,
 }
 
+/// Bits of [`Blocks::entered`].
+const ENTERED: usize = 1 << 16;
+
+/// Bookkeeping of a link with a slot.
+#[derive(Clone, Copy)]
+struct Wired {
+    /// In which list of [`Blocks::live_slots`] it is: bits 0 and 1.
+    listed: u8,
+    /// The target it has now is on a global page.
+    global: bool,
+    /// Block whose incoming links have it.
+    target: u32,
+}
+
+const NOT_WIRED: Wired = Wired {
+    listed: 0,
+    global: false,
+    target: u32::MAX,
+};
+
 /// All translations of one vCPU.
 pub struct Blocks {
     /// Where the code is.
@@ -78,10 +101,19 @@ pub struct Blocks {
     modes: Vec<Mode>,
     mode_ids: Map<u64, Vec<u32>>,
     next_slot: u32,
-    /// Wired slots: link, and whether its target is on a global page.
-    live_slots: Vec<(u32, bool)>,
-    /// Set entries of the tables for indirect jumps: table, index, global target.
-    live_jc: Vec<(u8, u16, bool)>,
+    /// Links with wired slots: those to local pages, those to global ones.
+    live_slots: [Vec<u32>; 2],
+    /// Set entries of the tables for indirect jumps: table and index, for targets on local pages
+    /// and on global ones.
+    live_jc: [Vec<(u8, u16)>; 2],
+    /// What is known of each link.
+    wired: Vec<Wired>,
+    /// The same of each entry of the tables for indirect jumps: bits 0 and 1 say in which list of
+    /// [`Blocks::live_jc`] it is, bit 2 that its target is global.
+    jc_state: Vec<u8>,
+    /// Pages that wired links and indirect jumps lead to, by the low bits of the page number:
+    /// others may be mapped anew without a look at the wiring.
+    entered: Box<[u64; ENTERED / 64]>,
     jc_owner: [u32; JC_TABLES],
     /// Times everything was thrown away for lack of room.
     pub full_flushes: u64,
@@ -118,8 +150,11 @@ impl Blocks {
             modes: Vec::new(),
             mode_ids: Map::default(),
             next_slot: 0,
-            live_slots: Vec::new(),
-            live_jc: Vec::new(),
+            live_slots: [Vec::new(), Vec::new()],
+            live_jc: [Vec::new(), Vec::new()],
+            wired: Vec::new(),
+            jc_state: vec![0; JC_TABLES << 16],
+            entered: Box::new([0; ENTERED / 64]),
             jc_owner: [u32::MAX; JC_TABLES],
             full_flushes: 0,
             invalidated: 0,
@@ -147,10 +182,10 @@ impl Blocks {
             self.mode_ids.entry(hash).or_default().push(id);
             id
         });
-        let table = id as usize % JC_TABLES;
+        let table = mode.jc_table(id) % JC_TABLES;
         if self.jc_owner[table] != id {
             self.jc_owner[table] = id;
-            self.clear_jc(ctx, |t, _| t == table);
+            self.clear_jc(ctx, &[0, 1], |t| t == table);
         }
         (id, table)
     }
@@ -219,6 +254,7 @@ impl Blocks {
         self.sites.clear();
         self.execs.clear();
         self.links.clear();
+        self.wired.clear();
         self.modes.clear();
         self.mode_ids.clear();
         self.next_slot = 0;
@@ -287,6 +323,7 @@ impl Blocks {
         self.sites.append(&mut t.sites);
         self.execs.append(&mut t.execs);
         self.links.append(&mut t.links);
+        self.wired.resize(self.links.len(), NOT_WIRED);
         let pages = spans.map(|s| s.0 & !0xfff);
         for (i, page) in pages.iter().enumerate() {
             if spans[i].0 == spans[i].1 || (i == 1 && pages[0] == pages[1]) {
@@ -344,8 +381,17 @@ impl Blocks {
             }
             Wire::Slot(n) => {
                 ctx.slots[n as usize] = host;
-                self.live_slots.push((link, global));
-                self.blocks[target as usize].incoming.push(link);
+                let w = &mut self.wired[link as usize];
+                w.global = global;
+                if w.listed & 1 << u8::from(global) == 0 {
+                    w.listed |= 1 << u8::from(global);
+                    self.live_slots[usize::from(global)].push(link);
+                }
+                if w.target != target {
+                    w.target = target;
+                    self.blocks[target as usize].incoming.push(link);
+                }
+                self.note_entered(target);
             }
             Wire::None => {}
         }
@@ -374,30 +420,77 @@ impl Blocks {
         let jc = &mut ctx.jc[table];
         jc.tag[usize::from(index)] = target;
         jc.host[usize::from(index)] = self.cache.address(self.blocks[id as usize].entry_parked);
-        self.live_jc.push((table as u8, index, global));
+        let state = &mut self.jc_state[table << 16 | usize::from(index)];
+        let bit = 1 << u8::from(global);
+        if *state & bit == 0 {
+            self.live_jc[usize::from(global)].push((table as u8, index));
+        }
+        *state = *state & 3 | bit | u8::from(global) << 2;
+        self.note_entered(id);
     }
 
-    fn clear_jc(&mut self, ctx: &mut Ctx, drop: impl Fn(usize, bool) -> bool) {
-        self.live_jc.retain(|(table, index, global)| {
-            let drop = drop(usize::from(*table), *global);
-            if drop {
-                clear_entry(&mut ctx.jc[usize::from(*table)], *index);
-            }
-            !drop
-        });
+    /// Empties entries of the tables that `drop` names, of those with targets on local (0) or
+    /// global (1) pages as `kinds` says.
+    fn clear_jc(&mut self, ctx: &mut Ctx, kinds: &[usize], drop: impl Fn(usize) -> bool) {
+        for kind in kinds {
+            let state = &mut self.jc_state;
+            self.live_jc[*kind].retain(|(table, index)| {
+                let table = usize::from(*table);
+                let state = &mut state[table << 16 | usize::from(*index)];
+                let now = usize::from(*state >> 2 & 1) == *kind;
+                let drop = drop(table);
+                if drop && now {
+                    clear_entry(&mut ctx.jc[table], *index);
+                }
+                if drop || !now {
+                    *state &= !(1 << *kind);
+                }
+                !drop && now
+            });
+        }
     }
 
     /// The mapping of linear addresses to code changed: cross-page links and indirect jumps look
     /// their targets up again, those to global pages only when `global`.
     pub fn clear_exec(&mut self, ctx: &mut Ctx, global: bool) {
-        let (keep, drop): (Vec<_>, Vec<_>) = std::mem::take(&mut self.live_slots)
-            .into_iter()
-            .partition(|(_, g)| *g && !global);
-        self.live_slots = keep;
-        for (link, _) in drop {
-            self.unwire(ctx, link);
+        let kinds: &[usize] = if global { &[0, 1] } else { &[0] };
+        for kind in kinds {
+            let mut live = std::mem::take(&mut self.live_slots[*kind]);
+            for link in live.drain(..) {
+                let w = &mut self.wired[link as usize];
+                w.listed &= !(1 << *kind);
+                if usize::from(w.global) == *kind {
+                    self.unwire(ctx, link);
+                }
+            }
+            self.live_slots[*kind] = live;
         }
-        self.clear_jc(ctx, |_, g| global || !g);
+        self.clear_jc(ctx, kinds, |_| true);
+        if global {
+            self.entered.fill(0);
+        }
+    }
+
+    /// Block `id` is entered by its linear address from now on.
+    fn note_entered(&mut self, id: u32) {
+        let b = &self.blocks[id as usize];
+        let mode = &self.modes[(b.key.2 & MODE) as usize];
+        let page = (mode.linear(b.rip) >> 12) as usize;
+        let pages = 1 + usize::from(b.spans[1].0 != b.spans[1].1);
+        for n in page..page + pages {
+            let n = n % ENTERED;
+            self.entered[n / 64] |= 1 << (n % 64);
+        }
+    }
+
+    /// Whether wired jumps may lead to linear addresses `first ..= last`.
+    pub fn may_enter(&self, first: u64, last: u64) -> bool {
+        let (first, last) = (first >> 12, last >> 12);
+        last - first >= 512
+            || (first..=last).any(|n| {
+                let n = n as usize % ENTERED;
+                self.entered[n / 64] & 1 << (n % 64) != 0
+            })
     }
 
     /// Whether some translation covers bytes of `offset .. offset + len` (RAM offsets, one page).

@@ -178,7 +178,14 @@ impl Core {
     pub fn flush(&mut self, ctx: &mut Ctx, flush: Flush) {
         match flush {
             Flush::None => return,
-            Flush::Page(linear) => self.mmu.flush_page(&mut ctx.tlb, linear),
+            Flush::Page(linear) => {
+                let (first, last) = self.mmu.flush_page(&mut ctx.tlb, linear);
+                self.stats.flushes += 1;
+                // INVLPG is nearly always for data: jumps stay wired then.
+                if !self.blocks.may_enter(first, last) {
+                    return;
+                }
+            }
             Flush::NonGlobal => self.mmu.flush_local(&mut ctx.tlb),
             Flush::All => self.mmu.flush_all(&mut ctx.tlb),
         }

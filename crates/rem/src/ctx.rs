@@ -20,8 +20,8 @@ pub const CLASSES: usize = 3;
 pub const SLOTS: usize = 1 << 19;
 /// Entries of one table for indirect jumps, indexed by the low 16 bits of the target.
 pub const JC_SIZE: usize = 1 << 16;
-/// Tables for indirect jumps; modes share them by turns.
-pub const JC_TABLES: usize = 4;
+/// Tables for indirect jumps; [`crate::mode::Mode::jc_table`] says which modes share one.
+pub const JC_TABLES: usize = 8;
 /// Clusters of accesses a block may have.
 pub const CLUSTERS: usize = 16;
 /// Bytes of the bounce buffer: the largest access (64) at any offset below 64.

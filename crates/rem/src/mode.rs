@@ -34,6 +34,16 @@ const RING0: u32 = 1 << 20;
 const PLAIN_REAL: u32 = 1 << 21;
 
 impl Mode {
+    /// The table for indirect jumps of this mode, which has number `id`. Modes that alternate all
+    /// the time in a 64-bit system have one each, since a table that changes hands is emptied.
+    pub fn jc_table(&self, id: u32) -> usize {
+        if self.bits & CODE64 != 0 {
+            (self.bits >> CLASS & 3) as usize % 3 + if self.bits & UPPER != 0 { 3 } else { 0 }
+        } else {
+            6 + id as usize % 2
+        }
+    }
+
     /// The mode `state` is in. `has_avx`: the guest may see AVX at all.
     pub fn of(state: &State) -> Self {
         let mut bits = 0;

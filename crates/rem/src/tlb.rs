@@ -45,9 +45,13 @@ pub struct Mmu {
     view: Box<State>,
     cpl: u8,
     meta: Vec<Meta>,
-    used: Vec<u32>,
-    /// Range of linear addresses that were filled from pages larger than 4 KiB.
-    large: (u64, u64),
+    /// Entries that may be in use: those of local pages, those of global ones.
+    used: [Vec<u32>; 2],
+    /// In which list an entry is: bit 0, bit 1.
+    listed: Vec<u8>,
+    /// Ranges of linear addresses that were filled from pages larger than 4 KiB: local ones, global
+    /// ones, each for both halves of the address space.
+    large: [[(u64, u64); 2]; 2],
     /// Writes to pages with translations, to be looked at: RAM offset, bytes.
     pub code_writes: Vec<(u64, u64)>,
     /// Page walks done.
@@ -58,6 +62,8 @@ pub struct Mmu {
     pub hits: u64,
     /// Recent instruction fetches.
     fetches: Box<[Fetch; FETCHES]>,
+    /// Those that may be of local pages.
+    local_fetches: Vec<u16>,
 }
 
 /// Entries of the cache of instruction fetches, a power of two.
@@ -70,12 +76,18 @@ struct Fetch {
     tag: u64,
     page: u64,
     global: bool,
+    /// It is in [`Mmu::local_fetches`].
+    listed: bool,
 }
+
+/// An empty range.
+const NO_RANGE: (u64, u64) = (u64::MAX, 0);
 
 const NO_FETCH: Fetch = Fetch {
     tag: u64::MAX,
     page: 0,
     global: false,
+    listed: false,
 };
 
 fn index(linear: u64) -> usize {
@@ -105,13 +117,15 @@ impl Mmu {
             view: Box::new(State::reset(0)),
             cpl: 0,
             meta: vec![Meta::Empty; CLASSES * 2 * TLB_SIZE],
-            used: Vec::new(),
-            large: (u64::MAX, 0),
+            used: [Vec::new(), Vec::new()],
+            listed: vec![0; CLASSES * 2 * TLB_SIZE],
+            large: [[NO_RANGE; 2]; 2],
             code_writes: Vec::new(),
             walks: 0,
             watches: Watches::default(),
             hits: 0,
             fetches: Box::new([NO_FETCH; FETCHES]),
+            local_fetches: Vec::new(),
         }
     }
 
@@ -178,13 +192,7 @@ impl Mmu {
             Target::Mmio(handler, offset) => return Ok(Place::Mmio(handler.clone(), *offset)),
             Target::Nothing => return Ok(Place::Nothing),
         };
-        if w.size > PAGE {
-            let start = linear & !(w.size - 1);
-            self.large = (
-                self.large.0.min(start),
-                self.large.1.max(start + (w.size - 1)),
-            );
-        }
+        self.note_large(linear, &w);
         let uniform =
             self.view.smm && self.phys.in_smram(w.gpa) || self.phys.page_is_uniform(w.gpa);
         if !uniform || self.watches.data_on_page(linear) {
@@ -237,8 +245,9 @@ impl Mmu {
         table.tag[i] = page;
         table.host[i] = host;
         let n = (class as usize * 2 + usize::from(write)) * TLB_SIZE + i;
-        if self.meta[n] == Meta::Empty {
-            self.used.push(n as u32);
+        if self.listed[n] & 1 << u8::from(global) == 0 {
+            self.listed[n] |= 1 << u8::from(global);
+            self.used[usize::from(global)].push(n as u32);
         }
         self.meta[n] = if global { Meta::Global } else { Meta::Local };
     }
@@ -250,66 +259,104 @@ impl Mmu {
         self.meta[n] = Meta::Empty;
     }
 
-    fn flush_where(&mut self, tables: &mut Tables, drop: impl Fn(Meta, u64, u64, bool) -> bool) {
-        let used = std::mem::take(&mut self.used);
-        for n in used {
-            let n = n as usize;
-            let (t, i) = (n / TLB_SIZE, n % TLB_SIZE);
-            let table = &tables[t / 2][t % 2];
-            if drop(self.meta[n], table.tag[i], table.host[i], t % 2 == 1) {
-                self.drop_entry(tables, n);
-            } else {
-                self.used.push(n as u32);
-            }
+    /// Remembers that INVLPG around `linear` has to look further than one page of 4 KiB.
+    fn note_large(&mut self, linear: u64, w: &walk::Walk) {
+        if w.size > PAGE {
+            let start = linear & !(w.size - 1);
+            let range = &mut self.large[usize::from(w.global)][(linear >> 63) as usize];
+            *range = (range.0.min(start), range.1.max(start + (w.size - 1)));
+        }
+    }
+
+    fn flush_where(&mut self, tables: &mut Tables, drop: impl Fn(u64, u64, bool) -> bool) {
+        for (kind, meta) in [(0, Meta::Local), (1, Meta::Global)] {
+            let mut used = std::mem::take(&mut self.used[kind]);
+            used.retain(|n| {
+                let n = *n as usize;
+                let (t, i) = (n / TLB_SIZE, n % TLB_SIZE);
+                let table = &tables[t / 2][t % 2];
+                let keep = self.meta[n] == meta && !drop(table.tag[i], table.host[i], t % 2 == 1);
+                if !keep {
+                    self.listed[n] &= !(1 << kind);
+                    if self.meta[n] == meta {
+                        self.drop_entry(tables, n);
+                    }
+                }
+                keep
+            });
+            self.used[kind] = used;
         }
     }
 
     /// Drops everything.
     pub fn flush_all(&mut self, tables: &mut Tables) {
-        self.flush_where(tables, |_, _, _, _| true);
-        self.large = (u64::MAX, 0);
+        self.flush_where(tables, |_, _, _| true);
+        self.large = [[NO_RANGE; 2]; 2];
         self.fetches.fill(NO_FETCH);
+        self.local_fetches.clear();
     }
 
     /// Drops everything but global pages.
     pub fn flush_local(&mut self, tables: &mut Tables) {
-        self.flush_where(tables, |m, _, _, _| m == Meta::Local);
-        for f in self.fetches.iter_mut().filter(|f| !f.global) {
-            *f = NO_FETCH;
+        let mut used = std::mem::take(&mut self.used[0]);
+        for n in used.drain(..) {
+            let n = n as usize;
+            self.listed[n] &= !1;
+            if self.meta[n] == Meta::Local {
+                self.drop_entry(tables, n);
+            }
+        }
+        self.used[0] = used;
+        self.large[0] = [NO_RANGE; 2];
+        for slot in self.local_fetches.drain(..) {
+            let f = &mut self.fetches[usize::from(slot)];
+            f.listed = false;
+            if !f.global {
+                *f = NO_FETCH;
+            }
         }
     }
 
-    /// Drops the page of `linear`, global or not, whatever its size.
-    pub fn flush_page(&mut self, tables: &mut Tables, linear: u64) {
-        self.fetches.fill(NO_FETCH);
-        if (self.large.0..=self.large.1).contains(&linear) {
+    /// Drops the page of `linear`, global or not, whatever its size. Returns the first and last
+    /// linear address of what may have been dropped.
+    pub fn flush_page(&mut self, tables: &mut Tables, linear: u64) -> (u64, u64) {
+        let ranges = self.large.as_flattened();
+        if let Some(range) = ranges.iter().find(|r| (r.0..=r.1).contains(&linear)) {
             let big = linear >> 21;
             // Pages of 4 MiB and 1 GiB are rare: 2 MiB around is not enough for them.
-            let coarse =
-                self.view.cr4 & cpu::bits::cr4::PAE == 0 || self.large.1 - self.large.0 >= 1 << 30;
-            return self.flush_where(tables, |_, tag, _, _| coarse || tag >> 21 == big);
+            let coarse = self.view.cr4 & cpu::bits::cr4::PAE == 0 || range.1 - range.0 >= 1 << 30;
+            self.fetches.fill(NO_FETCH);
+            self.local_fetches.clear();
+            self.flush_where(tables, |tag, _, _| coarse || tag >> 21 == big);
+            return if coarse {
+                (0, u64::MAX)
+            } else {
+                (big << 21, big << 21 | 0x1f_ffff)
+            };
+        }
+        let page = linear & !(PAGE - 1);
+        let f = &mut self.fetches[(linear >> 12) as usize % FETCHES];
+        if f.tag & !1 == page {
+            f.tag = u64::MAX;
         }
         let i = index(linear);
         for t in 0..CLASSES * 2 {
-            let table = &mut tables[t / 2][t % 2];
-            if table.tag[i] == linear & !(PAGE - 1) {
-                let n = t * TLB_SIZE + i;
-                // Stays in `used` as an empty entry until the next flush.
-                table.tag[i] = empty(i);
-                self.meta[n] = Meta::Local;
+            if tables[t / 2][t % 2].tag[i] == page {
+                self.drop_entry(tables, t * TLB_SIZE + i);
             }
         }
+        (page, page | (PAGE - 1))
     }
 
     /// Drops entries that let code write to the page at RAM offset `page` directly.
     pub fn flush_writes(&mut self, tables: &mut Tables, page: u64) {
         let host = self.ram.base() as u64 + page;
-        self.flush_where(tables, |_, _, at, write| write && at == host);
+        self.flush_where(tables, |_, at, write| write && at == host);
     }
 
     /// Drops all entries that let code write directly.
     pub fn flush_all_writes(&mut self, tables: &mut Tables) {
-        self.flush_where(tables, |_, _, _, write| write);
+        self.flush_where(tables, |_, _, write| write);
     }
 
     /// Translates an instruction fetch: RAM offset of `linear`, and whether the page is global.
@@ -338,10 +385,15 @@ impl Mmu {
             Target::Nothing => Place::Nothing,
         };
         if let Place::Ram(offset) = place {
+            self.note_large(linear, &w);
+            if !w.global && !known.listed {
+                self.local_fetches.push(slot as u16);
+            }
             self.fetches[slot] = Fetch {
                 tag,
                 page: offset & !0xfff,
                 global: w.global,
+                listed: known.listed || !w.global,
             };
         }
         Ok((place, w.global))
