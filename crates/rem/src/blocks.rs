@@ -261,6 +261,24 @@ impl Blocks {
         self.jc_owner = [u32::MAX; JC_TABLES];
     }
 
+    /// Gives the memory of a store that was just cleared back to the host.
+    #[allow(unsafe_code)]
+    pub fn give_back(&mut self) {
+        self.cache.give_back();
+        self.blocks = Vec::new();
+        self.by_key = Map::default();
+        self.by_page = Map::default();
+        self.sites = Vec::new();
+        self.execs = Vec::new();
+        self.links = Vec::new();
+        self.wired = Vec::new();
+        // SAFETY: it only returns free memory of the allocator.
+        #[cfg(target_env = "gnu")]
+        unsafe {
+            libc::malloc_trim(0);
+        }
+    }
+
     /// RAM pages that hold translations.
     pub fn pages(&self) -> Vec<u64> {
         self.by_page.keys().copied().collect()

@@ -61,6 +61,20 @@ impl Cache {
         self.used = 0;
     }
 
+    /// Gives the memory of an arena that was just cleared back to the host.
+    pub fn give_back(&mut self) {
+        debug_assert_eq!(self.used, 0);
+        // SAFETY: the whole writable mapping, of which nothing is in use; it reads as zeros after.
+        // Without it the memory is merely kept.
+        let _ = unsafe {
+            rustix::mm::madvise(
+                self.write.cast(),
+                self.size,
+                rustix::mm::Advice::LinuxRemove,
+            )
+        };
+    }
+
     /// Appends code at a multiple of 16 and returns its offset; `None` when it does not fit.
     pub fn push(&mut self, code: &[u8]) -> Option<u32> {
         let at = self.used.next_multiple_of(16);

@@ -24,6 +24,7 @@ mod emit;
 mod features;
 mod fpu;
 mod host;
+mod idle;
 mod mode;
 mod peers;
 mod runtime;
@@ -38,6 +39,7 @@ mod vector;
 use std::alloc::Layout;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use ::cpu::{Bus, Engine, Exit, RunState, State, signal};
 use pgm::PhysMap;
@@ -49,6 +51,8 @@ pub use crate::peers::Peers;
 
 /// Bytes of code cache for one vCPU, unless said otherwise.
 pub const CODE_CACHE: usize = 64 << 20;
+/// An idle vCPU gives its translations back when their code is larger than this.
+const IDLE_CACHE: usize = 12 << 20;
 /// The least and the most that may be asked for: jumps reach 2 GiB, and one translation must fit.
 pub const CODE_CACHE_RANGE: std::ops::RangeInclusive<usize> = 2 << 20..=1 << 30;
 
@@ -70,6 +74,7 @@ pub enum Error {
 pub struct Rem {
     ctx: *mut Ctx,
     core: Box<Core>,
+    idle: idle::Idle,
 }
 
 #[allow(unsafe_code)]
@@ -143,7 +148,8 @@ impl Rem {
             // Zeroes are empty but for the first entry: they have other low bits than their index.
             table.tag[0] = 1;
         }
-        Ok(Box::new(Rem { ctx, core }))
+        let idle = idle::Idle::new(Instant::now());
+        Ok(Box::new(Rem { ctx, core, idle }))
     }
 
     #[allow(unsafe_code)]
@@ -199,6 +205,9 @@ impl Engine for Rem {
                 (&mut *ctx, &mut *self.core)
             }
         };
+        if self.idle.enters(Instant::now()) && core.blocks.cache.used() > IDLE_CACHE {
+            core.give_back(c);
+        }
         if c.state.run == RunState::Halted && wakes(c, core) {
             c.state.run = RunState::Running;
         }
@@ -209,6 +218,7 @@ impl Engine for Rem {
             thunks::enter(ctx, host);
         }
         self.core.peers.end(&self.core.peer);
+        self.idle.leaves(Instant::now());
         fpu::save(self.ctx());
         fpu::host_defaults();
         self.core.signals.set_kick(None);

@@ -205,7 +205,7 @@ fn programs() -> &'static [u8] {
 /// device's register.
 const PLACES: [(u64, u64); 4] = [
     (DATA, 500_000),
-    (CODE + 0xf00, 20_000),
+    (CODE + 0xf00, 8_000),
     (SMALL + 0x1ffd, 2_000),
     (DEVICE, 2_000),
 ];
