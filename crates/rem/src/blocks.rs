@@ -19,6 +19,16 @@ pub const fn variant(mode: u32, variant: Variant) -> u32 {
     mode | (variant as u32) << 30
 }
 
+/// Entries of [`Blocks::recent`], a power of two.
+const RECENT: usize = 1 << 13;
+/// No block has it: no RAM offset is as large.
+const NO_KEY: Key = (u64::MAX, 0, 0);
+
+fn recent_index(key: Key) -> usize {
+    let modes = key.2 as usize ^ (key.2 >> 28) as usize;
+    ((key.0 ^ key.0 >> 13) as usize).wrapping_add(modes << 6) % RECENT
+}
+
 /// The bits of [`variant`]'s result that are the mode's number.
 const MODE: u32 = (1 << 30) - 1;
 
@@ -92,6 +102,8 @@ pub struct Blocks {
     pub cache: Cache,
     blocks: Vec<Block>,
     by_key: Map<Key, u32>,
+    /// Some of `by_key`, of blocks on one page: one look at one cache line of the host.
+    recent: Box<[(Key, u32)]>,
     by_page: Map<u64, Vec<u32>>,
     /// Memory accesses.
     pub sites: Vec<Site>,
@@ -144,6 +156,7 @@ impl Blocks {
             blocks: Vec::new(),
             by_key: Map::default(),
             by_page: Map::default(),
+            recent: vec![(NO_KEY, 0); RECENT].into(),
             sites: Vec::new(),
             execs: Vec::new(),
             links: Vec::new(),
@@ -195,9 +208,18 @@ impl Blocks {
         self.modes.len()
     }
 
-    /// The translation for `key`.
-    pub fn find(&self, key: Key) -> Option<u32> {
-        self.by_key.get(&key).copied()
+    /// The translation for `key`, and the RAM page of its tail when it reaches into a second page.
+    pub fn find(&mut self, key: Key) -> Option<(u32, Option<u64>)> {
+        let recent = &mut self.recent[recent_index(key)];
+        if recent.0 == key {
+            return Some((recent.1, None));
+        }
+        let id = *self.by_key.get(&key)?;
+        let second = self.second_page(id);
+        if second.is_none() {
+            self.recent[recent_index(key)] = (key, id);
+        }
+        Some((id, second))
     }
 
     /// The block numbered `id`.
@@ -251,6 +273,7 @@ impl Blocks {
         self.blocks.clear();
         self.by_key.clear();
         self.by_page.clear();
+        self.recent.fill((NO_KEY, 0));
         self.sites.clear();
         self.execs.clear();
         self.links.clear();
@@ -357,6 +380,7 @@ impl Blocks {
         self.translated += 1;
         self.guest_bytes += u64::from(t.guest_len);
         self.by_key.insert(key, id);
+        self.recent[recent_index(key)].0 = NO_KEY;
         self.blocks.push(Block {
             key,
             pages,
@@ -566,6 +590,10 @@ impl Blocks {
         }
         if self.by_key.get(&key) == Some(&id) {
             self.by_key.remove(&key);
+            let recent = &mut self.recent[recent_index(key)];
+            if recent.0 == key {
+                recent.0 = NO_KEY;
+            }
         }
         for page in pages {
             if let Some(list) = self.by_page.get_mut(&page) {

@@ -500,8 +500,8 @@ impl Core {
             return Ok(None);
         };
         let key = self.key(offset, rip, variant);
-        if let Some(id) = self.blocks.find(key) {
-            match self.blocks.second_page(id) {
+        if let Some((id, second)) = self.blocks.find(key) {
+            match second {
                 None => return Ok(Some(id)),
                 Some(page) => {
                     let next = (linear & !0xfff).wrapping_add(0x1000);
