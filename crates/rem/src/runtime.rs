@@ -185,12 +185,13 @@ fn access(ctx: &mut Ctx, core: &mut Core, site: &Site) -> Fault<Option<u64>> {
     }
     // Same alignment as the guest's address, so that alignment faults stay what they are.
     let shift = (linear & 63) as usize;
-    if site.read {
-        let mut at = shift;
-        for (place, len) in &core.bounce {
+    // FIST and FST with an unmasked exception store nothing: what is there is written back then.
+    let mut at = shift;
+    for (place, len) in &core.bounce {
+        if site.read || matches!(place, Place::Ram(_)) {
             core.mmu.read_place(place, &mut ctx.bounce.0[at..at + len]);
-            at += len;
         }
+        at += len;
     }
     ctx.t0 = &raw const ctx.bounce as u64 + shift as u64;
     ctx.tmp[3] = shift as u64;
