@@ -23,6 +23,10 @@ use crate::translate::{self, Input, Variant};
 const PAUSES: u64 = 64;
 /// Longest instruction.
 const MAX_INSN: usize = 15;
+/// Bytes read ahead of a block's start, for its instructions; more than nearly all blocks have.
+const AHEAD: usize = 640;
+/// Bytes read behind it, for jumps back.
+const BEHIND: usize = 192;
 
 /// Counters for `debugvm statistics`.
 #[derive(Default)]
@@ -105,6 +109,8 @@ pub struct Core {
     pub in_place: bool,
     /// Whether the block found last is on a global page.
     pub global: bool,
+    /// Room for a page's code.
+    code: Vec<u8>,
     /// Counters.
     pub stats: Stats,
 }
@@ -142,6 +148,7 @@ impl Core {
             bounce: Vec::new(),
             in_place: false,
             global: false,
+            code: Vec::new(),
             stats: Stats {
                 helped: vec![0; iced_x86::Code::values().len()],
                 ..Stats::default()
@@ -532,34 +539,41 @@ impl Core {
         }
         let at = (linear & 0xfff) as usize;
         let in_page = 0x1000 - at;
-        let mut code = vec![0; 0x1000 + MAX_INSN];
+        let mut code = std::mem::take(&mut self.code);
+        code.resize(0x1000 + MAX_INSN, 0);
+        let from = at.saturating_sub(BEHIND);
+        let mut to = (at + AHEAD).min(0x1000);
         // The flag goes up before the bytes are read: a write after that is reported.
         self.mark_code(ctx, offset & !0xfff);
-        self.mmu.ram().read(offset & !0xfff, &mut code[..0x1000]);
+        let page = offset & !0xfff;
+        self.mmu.ram().read(page + from as u64, &mut code[from..to]);
         let next = self
             .mode
             .linear(rip.wrapping_add(in_page as u64) & self.mode.ip_mask());
-        let second = match self.mmu.fetch(next) {
-            Ok((Place::Ram(o), _)) => {
-                self.mmu.ram().read(o, &mut code[0x1000..]);
-                Some(o)
-            }
-            Ok(_) => {
-                code[0x1000..].fill(0xff);
-                None
-            }
-            Err(e) => {
-                code.truncate(0x1000);
-                if needs_more(&code[at..], rip, &self.mode, self.features.options()) {
-                    return Err(e);
+        let mut second = None;
+        if to == 0x1000 {
+            match self.mmu.fetch(next) {
+                Ok((Place::Ram(o), _)) => {
+                    self.mmu.ram().read(o, &mut code[0x1000..]);
+                    second = Some(o);
+                    to += MAX_INSN;
                 }
-                None
+                Ok(_) => {
+                    code[0x1000..].fill(0xff);
+                    to += MAX_INSN;
+                }
+                Err(e) => {
+                    if needs_more(&code[at..to], rip, &self.mode, self.features.options()) {
+                        return Err(e);
+                    }
+                }
             }
-        };
+        }
         let input = Input {
             mode: self.mode,
             rip,
             code: &code,
+            known: (from, to),
             at,
             jc_table: self.jc_table,
             variant,
@@ -582,6 +596,7 @@ impl Core {
                 return Ok(None);
             }
         }
+        self.code = code;
         let key = self.key(offset, rip, variant);
         match self.blocks.add(ctx, key, t, spans) {
             Ok(id) => Ok(Some(id)),

@@ -74,8 +74,10 @@ pub struct Input<'a> {
     pub mode: Mode,
     /// Offset of the first instruction in CS.
     pub rip: u64,
-    /// The code page and (when the next page could be read) up to 15 bytes of that.
+    /// The code page and up to 15 bytes of the next, as far as `known` tells.
     pub code: &'a [u8],
+    /// Range of `code` that was read.
+    pub known: (usize, usize),
     /// Place of the first instruction in `code`.
     pub at: usize,
     /// Table for indirect jumps of this mode.
@@ -100,7 +102,8 @@ pub enum Variant {
 impl Input<'_> {
     /// Code from the first instruction on.
     fn bytes(&self) -> &[u8] {
-        &self.code[self.at.min(self.code.len())..]
+        let to = self.known.1.min(self.code.len());
+        &self.code[self.at.min(to)..to]
     }
 
     /// Place of an instruction in `code`.
@@ -108,9 +111,14 @@ impl Input<'_> {
         (self.at as u64).wrapping_add(insn.ip().wrapping_sub(self.rip)) as usize
     }
 
+    /// End of what is known of the first page.
+    fn page_end(&self) -> usize {
+        self.known.1.min(PAGE as usize)
+    }
+
     /// How many bytes lie in the first page: no instruction starts beyond.
     fn in_page(&self) -> usize {
-        PAGE as usize - self.at
+        self.page_end() - self.at
     }
 }
 

@@ -262,8 +262,16 @@ impl Run {
         }
         let mut buffer = [0; PAGE];
         let buffer = &mut buffer[..n as usize * self.unit];
-        for element in buffer.chunks_exact_mut(self.unit) {
-            element.copy_from_slice(&value[..self.unit]);
+        if value[..self.unit].iter().all(|b| *b == value[0]) {
+            buffer.fill(value[0]);
+        } else {
+            let mut done = self.unit;
+            buffer[..done].copy_from_slice(&value[..done]);
+            while done < buffer.len() {
+                let more = done.min(buffer.len() - done);
+                buffer.copy_within(..more, done);
+                done += more;
+            }
         }
         sys.mem.write(self.lowest(to, n), buffer, As::Current)?;
         Ok(n)

@@ -90,9 +90,9 @@ pub(super) fn decode(input: &Input<'_>) -> Decoded {
                 && let Some(at) = in_page(input, target)
             {
                 jumps += 1;
-                (start, room) = (at, PAGE as usize - at);
+                (start, room) = (at, input.page_end() - at);
                 peeks.push((at as u16, at as u16));
-                decoder = decoder_at(&input.code[at..PAGE as usize], target);
+                decoder = decoder_at(&input.code[at..input.page_end()], target);
             } else if kind == Kind::Jmp {
                 break;
             } else {
@@ -124,7 +124,8 @@ fn in_page(input: &Input<'_>, target: u64) -> Option<usize> {
     let at = (linear & (PAGE - 1)) as usize;
     // Where a segment wraps, offsets and places in the page part.
     let straight = target.wrapping_sub(input.rip) == (at as u64).wrapping_sub(input.at as u64);
-    (same && straight && target <= mode.cs_limit && input.code.len() >= PAGE as usize).then_some(at)
+    let known = at >= input.known.0 && at < input.page_end();
+    (same && straight && known && target <= mode.cs_limit).then_some(at)
 }
 
 fn mark_live(input: &Input<'_>, insns: &mut [Insn], peeks: &mut Vec<(u16, u16)>) {
@@ -185,7 +186,7 @@ fn dead_at(input: &Input<'_>, target: u64, peeks: &mut Vec<(u16, u16)>) -> bool 
     let Some(at) = in_page(input, target) else {
         return false;
     };
-    let code = &input.code[at..PAGE as usize];
+    let code = &input.code[at..input.page_end()];
     let mut decoder = Decoder::with_ip(mode.bitness(), code, target, input.features.options());
     let mut open = rflags::ARITH;
     for _ in 0..PEEK {
