@@ -31,16 +31,21 @@ fn step(r: &mut Random, code: &mut Vec<u8>) {
     let base = if r.below(2) == 0 { rsi } else { rdi };
     let reg = (r.below(3) as u8) << 3; // rax, rcx is the counter, rdx
     let reg = if reg == 8 { 0x18 } else { reg }; // rbx instead of rcx
-    match r.below(22) {
-        0..=2 => code.extend([0x48, 0x8b, base | reg, d]), // mov r, [m]
-        3..=5 => code.extend([0x48, 0x89, base | reg, d]), // mov [m], r
-        6 => code.extend([0x48, 0x01, base | reg, d]),     // add [m], r
-        7 => code.extend([0x48, 0x13, base | reg, d]),     // adc r, [m]
-        8 => code.extend([0x88, base | reg, d]),           // mov [m], r8
-        9 => code.extend([0x48, 0x83, 0xc6, r.below(24) as u8]), // add rsi, n
-        10 => code.extend([0x48, 0x83, 0xef, r.below(16) as u8]), // sub rdi, n
-        11 => code.extend([0x48, 0xff, 0xc7]),             // inc rdi
-        12 => code.extend([0x53, 0x50, 0x5a, 0x5b]),       // push rbx; push rax; pop rdx; pop rbx
+    match r.below(24) {
+        // call over: a routine that pushes, adds and returns with its flags; they are used after.
+        22 => code.extend([
+            0xe8, 2, 0, 0, 0, 0xeb, 7, 0x53, 0x48, 0x01, 0xd0, 0x5b, 0xc3, 0x90, 0x48, 0x13, 0xc3,
+        ]),
+        23 => code.extend([0x48, 0x29, 0xd0, 0x53, 0x5b, 0x0f, 0x92, 0xc3]), // flags over push, pop
+        0..=2 => code.extend([0x48, 0x8b, base | reg, d]),                   // mov r, [m]
+        3..=5 => code.extend([0x48, 0x89, base | reg, d]),                   // mov [m], r
+        6 => code.extend([0x48, 0x01, base | reg, d]),                       // add [m], r
+        7 => code.extend([0x48, 0x13, base | reg, d]),                       // adc r, [m]
+        8 => code.extend([0x88, base | reg, d]),                             // mov [m], r8
+        9 => code.extend([0x48, 0x83, 0xc6, r.below(24) as u8]),             // add rsi, n
+        10 => code.extend([0x48, 0x83, 0xef, r.below(16) as u8]),            // sub rdi, n
+        11 => code.extend([0x48, 0xff, 0xc7]),                               // inc rdi
+        12 => code.extend([0x53, 0x50, 0x5a, 0x5b]), // push rbx; push rax; pop rdx; pop rbx
         13 => code.extend([0x4c, 0x8b, base, d, 0x4c, 0x01, 0xc0]), // mov r8, [m]; add rax, r8
         14 => code.extend([0x4c, 0x8b, base | 0x10, d, 0x4d, 0x01, 0xd3]), // mov r10, [m]; add r11, r10
         15 => code.extend([0x4c, 0x89, base | 0x18, d]),                   // mov [m], r11

@@ -157,6 +157,8 @@ impl Builder<'_> {
             0
         };
         let size = (insn.stack_pointer_increment() - extra) as u32;
+        // Also where the access needs no probe any more: the way out wants the flags parked.
+        self.park(i);
         let disp = self.reach_stack(i, 0, size, false, true);
         if self.input.mode.stack_bytes() == 2 {
             self.load_zx(T1, size, disp);
