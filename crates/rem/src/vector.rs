@@ -107,6 +107,27 @@ pub fn execute(ctx: &mut Ctx, core: &mut Core, insn: &Instruction) -> Fault {
     }
 }
 
+/// The operand's segment.
+fn segment(insn: &Instruction) -> Seg {
+    match insn.memory_segment() {
+        Register::ES => Seg::Es,
+        Register::CS => Seg::Cs,
+        Register::SS => Seg::Ss,
+        Register::FS => Seg::Fs,
+        Register::GS => Seg::Gs,
+        _ => Seg::Ds,
+    }
+}
+
+/// Raises what a write of `len` bytes at `offset` would raise.
+fn probe(ctx: &mut Ctx, core: &mut Core, insn: &Instruction, offset: u64, len: usize) -> Fault {
+    let seg = segment(insn);
+    core.with_sys(ctx, |sys| {
+        let at = sys.linear_at(seg, offset, len, true)?;
+        sys.mem.probe_write(at, len, As::Current)
+    })
+}
+
 /// Where an element is, relative to the operand's first byte.
 fn access(
     ctx: &mut Ctx,
@@ -116,14 +137,7 @@ fn access(
     data: &mut [u8],
     write: bool,
 ) -> Fault {
-    let seg = match insn.memory_segment() {
-        Register::ES => Seg::Es,
-        Register::CS => Seg::Cs,
-        Register::SS => Seg::Ss,
-        Register::FS => Seg::Fs,
-        Register::GS => Seg::Gs,
-        _ => Seg::Ds,
-    };
+    let seg = segment(insn);
     core.with_sys(ctx, |sys| {
         let at = sys.linear_at(seg, offset, data.len(), write)?;
         if write {
@@ -343,11 +357,16 @@ fn mask_move(ctx: &mut Ctx, core: &mut Core, insn: &Instruction) -> Fault {
     };
     let masks = ctx.ymm[m];
     let mut result = [0; 32];
-    for i in 0..vector / bytes {
-        let place = i * bytes..(i + 1) * bytes;
-        if masks[place.end - 1] & 0x80 == 0 {
-            continue;
+    let selected = |i: &usize| masks[(i + 1) * bytes - 1] & 0x80 != 0;
+    if store {
+        // A store that faults leaves all of the memory as it was.
+        for i in (0..vector / bytes).filter(selected) {
+            let offset = start.wrapping_add((i * bytes) as u64) & limit;
+            probe(ctx, core, insn, offset, bytes)?;
         }
+    }
+    for i in (0..vector / bytes).filter(selected) {
+        let place = i * bytes..(i + 1) * bytes;
         let offset = start.wrapping_add(place.start as u64) & limit;
         let mut data = [0; 8];
         if store {

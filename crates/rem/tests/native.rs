@@ -114,10 +114,6 @@ fn normalise(end: &mut End, s: &Sequence, strict: bool) {
     }
     end.flags &= !rflags(generate::undefined_at(s, end.rip));
     if !strict {
-        // Known gap: after an indirect jump to where no code is, they are not always right.
-        if end.vector == 14 && end.error & 0x10 != 0 {
-            end.flags &= !0x8d5;
-        }
         // Another code segment may have other instructions at the place.
         let same = u64::from(end.sel[1]) == s.start.sel[1];
         end.flags &= !if same { dead(s, end.rip, 6) } else { 0x8d5 };

@@ -279,9 +279,16 @@ pub fn undefined(bits: u32, item: &Item, before: u32, jumped: bool) -> Option<u3
 
 /// Flags that may be undefined at `rip`, the place of an exception.
 pub fn undefined_at(s: &Sequence, rip: u64) -> u32 {
+    let decoder =
+        || iced_x86::Decoder::with_ip(s.bits, &s.bytes, s.start.rip, DecoderOptions::NONE);
+    if !decoder().iter().any(|insn| insn.ip() == rip) {
+        // Some branch left the sequence: whatever came before it.
+        return decoder()
+            .iter()
+            .fold(0, |all, i| all | i.rflags_undefined());
+    }
     let mut out = 0;
-    for insn in &mut iced_x86::Decoder::with_ip(s.bits, &s.bytes, s.start.rip, DecoderOptions::NONE)
-    {
+    for insn in &mut decoder() {
         // With jumps, later ones may have run before.
         if insn.ip() == rip && !s.jumps {
             break;
