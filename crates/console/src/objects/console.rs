@@ -70,12 +70,13 @@ impl server::IConsole for ConsoleObject {
         if let Some(link) = self.0.link() {
             link.set_state(MachineState::Stopping);
         }
-        // Off before the caller has its reference: the process lingers only for its last look.
-        let done = vm.power_off().map_err(vm_error);
+        // Off before the caller has its reference. That one is counted before: the process ends once
+        // the machine is off and nobody holds an operation, and this call must be answered first.
         let progress = Progress::new("Powering off virtual machine", false);
-        progress.complete(done);
+        let reference = cx.export(progress.clone());
         self.0.keep(&progress);
-        Ok(cx.export(progress))
+        progress.complete(vm.power_off().map_err(vm_error));
+        Ok(reference)
     }
     fn reset(&self, _: &Call) -> Result<()> {
         self.0.vm()?.reset().map_err(vm_error)
