@@ -17,7 +17,7 @@ pub use home::{Home, Processes};
 pub use machine::{Machine, Plan};
 pub use screen::{Font, Picture};
 pub use serial::Serial;
-pub use surroundings::{guest, is_long, kvm, need, skip};
+pub use surroundings::{guest, guest_text, is_long, kvm, need, skip};
 
 use std::time::{Duration, Instant};
 

@@ -68,6 +68,14 @@ pub(crate) fn programs() -> Result<PathBuf> {
 /// # Errors
 /// When the script fails; its last line says why.
 pub fn guest(script: &str, arguments: &[&str]) -> Result<PathBuf> {
+    Ok(PathBuf::from(guest_text(script, arguments)?))
+}
+
+/// Runs a script of `guests/` and returns what it prints.
+///
+/// # Errors
+/// As [`guest`].
+pub fn guest_text(script: &str, arguments: &[&str]) -> Result<String> {
     let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guests");
     let made = Command::new(guests.join(script))
         .args(arguments)
@@ -82,8 +90,7 @@ pub fn guest(script: &str, arguments: &[&str]) -> Result<PathBuf> {
             log.lines().last().unwrap_or_default()
         );
     }
-    let path = String::from_utf8_lossy(&made.stdout).trim().to_owned();
-    Ok(PathBuf::from(path))
+    Ok(String::from_utf8_lossy(&made.stdout).trim().to_owned())
 }
 
 /// Succeeds where `/dev/kvm` can be opened.
