@@ -15,6 +15,8 @@ pub enum Kind {
     Copy,
     /// Does nothing a guest can see (prefetch, cache-line hints, endbr).
     Nothing,
+    /// CLFLUSH and its like: only the address is checked.
+    Touch,
     /// PAUSE: the vCPU waits for another one.
     Pause,
     /// Executed by `sys::execute`; the block goes on.
@@ -148,14 +150,12 @@ pub fn classify(insn: &Instruction, mode: &Mode) -> Kind {
         | M::Prefetchwt1
         | M::Prefetchit0
         | M::Prefetchit1
-        | M::Clflush
-        | M::Clflushopt
-        | M::Clwb
         | M::Cldemote
         | M::Nop
         | M::Reservednop
         | M::Endbr32
         | M::Endbr64 => Nothing,
+        M::Clflush | M::Clflushopt | M::Clwb => Touch,
         M::Pause => Pause,
         // Without REP they are two ordinary accesses.
         M::Movsb | M::Movsw | M::Movsq | M::Stosb | M::Stosw | M::Stosd | M::Stosq
@@ -316,6 +316,25 @@ fn string(insn: &Instruction) -> bool {
 
 fn special_register(r: Register) -> bool {
     r.is_segment_register() || r.is_cr() || r.is_dr() || r.is_tr()
+}
+
+/// Whether `insn` waits for an unmasked x87 exception and raises it before it does anything else
+/// (SDM vol. 1, 8.6).
+pub fn waits(insn: &Instruction) -> bool {
+    let silent = matches!(
+        insn.mnemonic(),
+        M::Fninit
+            | M::Fnclex
+            | M::Fnstcw
+            | M::Fnstsw
+            | M::Fnstenv
+            | M::Fnsave
+            | M::Fxsave
+            | M::Fxsave64
+            | M::Fxrstor
+            | M::Fxrstor64
+    );
+    !silent && matches!(requirement(insn), Some(Fp::X87 | Fp::Mmx))
 }
 
 /// The exception that keeps `insn` from executing in `mode`, if one does.

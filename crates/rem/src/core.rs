@@ -650,10 +650,38 @@ impl Core {
     }
 }
 
-/// Whether the first instruction of `bytes` does not end in them.
+/// Whether the first instruction of `bytes` does not end in them. No bytes are needed of what is no
+/// instruction whatever follows.
 fn needs_more(bytes: &[u8], rip: u64, mode: &Mode, options: u32) -> bool {
     use iced_x86::{Decoder, DecoderError};
-    let mut d = Decoder::with_ip(mode.bitness(), bytes, rip, options);
-    let insn = d.decode();
-    insn.is_invalid() && d.last_error() == DecoderError::NoMoreBytes
+    let decode = |bytes: &[u8]| {
+        let mut d = Decoder::with_ip(mode.bitness(), bytes, rip, options);
+        (d.decode().is_invalid(), d.last_error())
+    };
+    if decode(bytes) != (true, DecoderError::NoMoreBytes) || bytes.len() >= MAX_INSN {
+        return false;
+    }
+    let prefix = |b: &u8| {
+        matches!(
+            b,
+            0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3
+        )
+    };
+    let prefixes = bytes.iter().take_while(|b| prefix(b)).count();
+    let (prefixes, opcode) = bytes.split_at(prefixes);
+    if opcode.first() != Some(&0x0f) {
+        return true;
+    }
+    // LOCK before what cannot be locked is found out late.
+    let mut more: Vec<u8> = prefixes.iter().copied().filter(|b| *b != 0xf0).collect();
+    more.extend(opcode);
+    let missing = more.len();
+    more.resize(2 * MAX_INSN, 0);
+    (0..=u8::MAX).any(|next| {
+        more[missing] = next;
+        [0, 0xc0].into_iter().any(|modrm| {
+            more[missing + 1..].fill(modrm);
+            !decode(&more).0
+        })
+    })
 }

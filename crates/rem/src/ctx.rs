@@ -111,7 +111,7 @@ pub struct Ctx {
     /// Arithmetic flags parked while the host's are in use: AL is OF, AH the rest (LAHF).
     pub flagsave: u64,
     /// Temporaries of instruction sequences.
-    pub tmp: [u64; 4],
+    pub tmp: [u64; 5],
     /// Host addresses of clusters of accesses of the block that runs.
     pub clusters: [u64; CLUSTERS],
     /// Addresses of the thunks, by [`Call`].

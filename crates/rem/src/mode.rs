@@ -227,6 +227,12 @@ impl Mode {
         }
     }
 
+    /// Whether a transfer of control may go to offset `rip`: the one that would is refused
+    /// otherwise (SDM vol. 2, JMP, CALL, RET).
+    pub fn can_reach(&self, rip: u64) -> bool {
+        rip <= self.cs_limit && (!self.code64() || crate::sys::canonical(rip))
+    }
+
     /// Linear address of offset `rip`.
     pub fn linear(&self, rip: u64) -> u64 {
         if self.code64() {

@@ -49,6 +49,9 @@ fn take_parked_flags(ctx: &mut Ctx, parked: bool) {
 
 fn fault(ctx: &mut Ctx, core: &mut Core, site: &Site, e: Exception) -> u64 {
     take_parked_flags(ctx, site.parked);
+    if site.waits && fpu::pending() {
+        return unmasked(ctx, core, site.rip);
+    }
     core.raise(ctx, e, site.rip);
     core.dispatch(ctx)
 }
@@ -131,6 +134,9 @@ fn access(ctx: &mut Ctx, core: &mut Core, site: &Site) -> Fault<Option<u64>> {
     let size = u64::from(site.size);
     let class = core.mode.class();
     let long = core.mode.code64();
+    if site.aligned && linear & (size - 1) != 0 {
+        return Err(Exception::gp(0));
+    }
     if long && !(sys::canonical(linear) && sys::canonical(linear.wrapping_add(size - 1))) {
         return Err(if site.seg == 2 {
             Exception::ss(0)
@@ -138,8 +144,13 @@ fn access(ctx: &mut Ctx, core: &mut Core, site: &Site) -> Fault<Option<u64>> {
             Exception::gp(0)
         });
     }
-    if site.aligned && linear & (size - 1) != 0 {
-        return Err(Exception::gp(0));
+    // Flat segments end where linear memory does: nothing wraps around.
+    if !long && core.mode.flat(site.seg.into()) && linear + size > 1 << 32 {
+        return Err(if site.seg == 2 {
+            Exception::ss(0)
+        } else {
+            Exception::gp(0)
+        });
     }
     if core.mode.aligned() && misaligned(linear, size) {
         return Err(Exception::new(Vector::Ac));
@@ -309,7 +320,16 @@ fn segment(ctx: &mut Ctx, core: &mut Core) -> u64 {
             ctx.t0 = linear;
             core.blocks.cache.address(site.probe)
         }
-        Err(e) => fault(ctx, core, &site, e),
+        Err(e) => {
+            // Alignment is looked at before the limit.
+            let linear = ctx.state.seg[seg as usize].base.wrapping_add(offset);
+            let e = if site.aligned && linear & (size as u64 - 1) != 0 {
+                Exception::gp(0)
+            } else {
+                e
+            };
+            fault(ctx, core, &site, e)
+        }
     }
 }
 
@@ -431,6 +451,26 @@ fn link(ctx: &mut Ctx, core: &mut Core) -> u64 {
 fn jump(ctx: &mut Ctx, core: &mut Core) -> u64 {
     let target = ctx.t0;
     take_parked_flags(ctx, true);
+    if !core.mode.can_reach(target) {
+        // The jump itself faults: as if it had touched neither stack nor stack pointer.
+        let from = core.blocks.execs[ctx.arg as usize];
+        let sp = ctx.state.gpr[4].wrapping_add(from.undo as u64);
+        let mask = u64::MAX >> (64 - 8 * core.mode.stack_bytes());
+        if let Ok(size @ 1..=8) = usize::try_from(from.undo) {
+            let (at, old) = (ctx.state.gpr[4] & mask, ctx.tmp[4]);
+            // It was written a moment ago.
+            let _ = core.with_sys(ctx, |sys| {
+                let at = sys.linear_at(cpu::Seg::Ss, at, size, true)?;
+                sys.mem.write_u(at, size, old, sys::As::Current)
+            });
+        }
+        ctx.state.gpr[4] = match core.mode.stack_bytes() {
+            2 => ctx.state.gpr[4] & !mask | sp & mask,
+            _ => sp & mask,
+        };
+        core.raise(ctx, Exception::gp(0), from.rip);
+        return core.dispatch(ctx);
+    }
     ctx.state.rip = target;
     if core.mode.one() || *ctx.poll.get_mut() != 0 || core.breaks(target) {
         return core.dispatch(ctx);
@@ -451,6 +491,18 @@ fn jump(ctx: &mut Ctx, core: &mut Core) -> u64 {
     }
 }
 
+/// The instruction at `rip` waits for an unmasked x87 exception.
+fn unmasked(ctx: &mut Ctx, core: &mut Core, rip: u64) -> u64 {
+    if ctx.state.cr0 & cpu::bits::cr0::NE == 0 {
+        // The external way: FERR# raises IRQ 13 and the instruction waits for it.
+        core.bus.ferr(core.cpu);
+        ctx.state.rip = rip;
+    } else {
+        core.raise(ctx, Exception::new(Vector::Mf), rip);
+    }
+    core.dispatch(ctx)
+}
+
 /// A signal inside translated code: the guest's instruction faulted on the host.
 fn host_fault(ctx: &mut Ctx, core: &mut Core) -> u64 {
     let (host, trap) = (ctx.t1, ctx.t0);
@@ -469,13 +521,7 @@ fn host_fault(ctx: &mut Ctx, core: &mut Core) -> u64 {
     let e = match trap {
         0 => Exception::new(Vector::De),
         6 => Exception::ud(),
-        16 if ctx.state.cr0 & cpu::bits::cr0::NE == 0 => {
-            // The external way: FERR# raises IRQ 13 and the instruction waits for it.
-            core.bus.ferr(core.cpu);
-            ctx.state.rip = rip;
-            return core.dispatch(ctx);
-        }
-        16 => Exception::new(Vector::Mf),
+        16 => return unmasked(ctx, core, rip),
         17 => Exception {
             vector: Vector::Ac,
             code: 0,

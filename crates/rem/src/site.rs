@@ -28,6 +28,9 @@ pub struct Site {
     pub parked: bool,
     /// And still when the instruction is complete.
     pub parked_after: bool,
+    /// The instruction waits for the x87 unit: an exception pending there comes before those of the
+    /// access.
+    pub waits: bool,
     /// Only the end of the block follows: after the store nothing stale can execute.
     pub last: bool,
     /// The probe is for a cluster of accesses, this one being the first.
@@ -98,6 +101,8 @@ pub struct Exec {
     pub same_mode: bool,
     /// The arithmetic flags are parked.
     pub parked: bool,
+    /// What to add to the stack pointer to undo an indirect jump whose target is refused.
+    pub undo: i32,
 }
 
 /// How a direct jump is wired once its target is known.

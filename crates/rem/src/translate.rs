@@ -13,6 +13,7 @@ mod memory;
 mod stack;
 mod system;
 
+use cpu::Exception;
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, OpAccess, Register};
 
 use crate::classify::Kind;
@@ -327,6 +328,7 @@ impl Builder<'_> {
         let insn = i.insn;
         match i.kind {
             Kind::Nothing => {}
+            Kind::Touch => self.touch(i),
             Kind::Pause => self.exec(Action::Pause(insn.len() as u8), true),
             Kind::Copy => self.copy(i),
             Kind::Exec => self.exec(Action::Execute(insn), true),
@@ -369,7 +371,12 @@ impl Builder<'_> {
             Kind::JmpIndirect => {
                 self.park(i);
                 self.branch_target(i, T0);
-                self.jump_indirect();
+                self.jump_indirect(0);
+                return false;
+            }
+            // Refused before the return address is pushed.
+            Kind::Call if !mode.can_reach(insn.near_branch_target() & mode.ip_mask()) => {
+                self.exec(Action::Raise(Exception::gp(0)), false);
                 return false;
             }
             Kind::Call => {
@@ -387,11 +394,14 @@ impl Builder<'_> {
                 self.hot.store(ctx::tmp(1), T1);
                 let size = -insn.stack_pointer_increment() as u32;
                 let disp = self.push_access(i, size, true);
+                // What is overwritten comes back if the target is refused.
+                self.load_zx(T1, size, disp);
+                self.hot.store(ctx::tmp(4), T1);
                 self.store_constant(insn.next_ip() & mode.ip_mask(), size, disp);
                 self.move_stack(-(size as i32));
                 self.done();
                 self.hot.load(T0, ctx::tmp(1));
-                self.jump_indirect();
+                self.jump_indirect(size as i32);
                 return false;
             }
             Kind::Ret => {

@@ -2,7 +2,7 @@
 //! fault or be left out, so they are done one element at a time (SDM vol. 2, VPGATHER, VMASKMOV,
 //! MASKMOVDQU).
 
-use cpu::{Exception, Fault, Seg};
+use cpu::{Exception, Fault};
 use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 
 use crate::core::Core;
@@ -107,22 +107,10 @@ pub fn execute(ctx: &mut Ctx, core: &mut Core, insn: &Instruction) -> Fault {
     }
 }
 
-/// The operand's segment.
-fn segment(insn: &Instruction) -> Seg {
-    match insn.memory_segment() {
-        Register::ES => Seg::Es,
-        Register::CS => Seg::Cs,
-        Register::SS => Seg::Ss,
-        Register::FS => Seg::Fs,
-        Register::GS => Seg::Gs,
-        _ => Seg::Ds,
-    }
-}
-
 /// Raises what a write of `len` bytes at `offset` would raise.
 fn probe(ctx: &mut Ctx, core: &mut Core, insn: &Instruction, offset: u64, len: usize) -> Fault {
-    let seg = segment(insn);
     core.with_sys(ctx, |sys| {
+        let seg = sys.segment(insn);
         let at = sys.linear_at(seg, offset, len, true)?;
         sys.mem.probe_write(at, len, As::Current)
     })
@@ -137,8 +125,8 @@ fn access(
     data: &mut [u8],
     write: bool,
 ) -> Fault {
-    let seg = segment(insn);
     core.with_sys(ctx, |sys| {
+        let seg = sys.segment(insn);
         let at = sys.linear_at(seg, offset, data.len(), write)?;
         if write {
             sys.mem.write(at, data, As::Current)

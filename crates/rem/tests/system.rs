@@ -1,5 +1,9 @@
 //! Programs that check the system side of the processor against the manual, in `system/*.s`. Each
 //! says in RAX which check failed; 0 means none. They are assembled with the packaged binutils.
+//!
+//! Those of 64-bit mode find paging and tables made for them (`lib.inc`); those of protected mode
+//! start with nothing but flat segments and make their own (`lib32.inc`), so that any machine that
+//! can load them runs them, too.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -67,8 +71,21 @@ const PROGRAM: u64 = 0x10_0000;
 /// Bytes from the program's start to its vectors (the jump at `_start`, aligned).
 const VECTORS: u64 = PROGRAM + 16;
 
+/// What a program starts in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// Protected mode without paging, flat segments.
+    Flat,
+    /// 64-bit mode.
+    Long,
+}
+
 /// Assembles one program.
-fn assemble(name: &str) -> Vec<u8> {
+fn assemble(name: &str, start: Start) -> Vec<u8> {
+    let (bits, format) = match start {
+        Start::Flat => ("--32", "elf_i386"),
+        Start::Long => ("--64", "elf_x86_64"),
+    };
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/system");
     let out = tempfile::tempdir().unwrap();
     let (object, binary) = (out.path().join("o"), out.path().join("b"));
@@ -78,28 +95,40 @@ fn assemble(name: &str) -> Vec<u8> {
         assert!(out.status.success(), "{name}: {text}");
     };
     run(Command::new("as")
-        .args(["--64", "-I"])
+        .args([bits, "-I"])
         .arg(&folder)
         .arg("-o")
         .arg(&object)
         .arg(folder.join(name)));
     let at = format!("{PROGRAM:#x}");
     run(Command::new("ld")
-        .args(["-Ttext", &at, "--oformat", "binary", "-o"])
+        .args(["-m", format, "-Ttext", &at, "--oformat", "binary", "-o"])
         .arg(&binary)
         .arg(&object));
     std::fs::read(binary).unwrap()
 }
 
-fn run(name: &str) -> (Exit, State) {
-    let ram = Ram::new(16 << 20).unwrap();
-    let block = ram.alloc(16 << 20).unwrap();
-    let phys = PhysMap::new(ram);
-    let kind = RegionKind::Memory {
-        block,
-        writes: WriteFlags::ReadWrite,
+fn segments(code: u32) -> [SegReg; 6] {
+    let common = attr::P | attr::S | attr::RW | attr::ACCESSED | attr::G;
+    let reg = |more: u32, sel: u16| SegReg {
+        base: 0,
+        limit: u32::MAX,
+        attr: common | more,
+        sel,
     };
-    phys.add(0, 16 << 20, 0, kind).unwrap();
+    let mut all = [reg(attr::DB, 0x10); 6];
+    all[Seg::Cs as usize] = reg(attr::CODE | code, 8);
+    all
+}
+
+fn flat() -> State {
+    let mut s = State::reset(0);
+    s.cr0 = cr0::PE | cr0::ET;
+    s.seg = segments(attr::DB);
+    s
+}
+
+fn long(phys: &PhysMap) -> State {
     let put = |at: u64, value: u64| phys.write(at, &value.to_le_bytes());
     put(PML4, PDPT | 7);
     put(PDPT, PD | 3);
@@ -130,9 +159,6 @@ fn run(name: &str) -> (Exit, State) {
             at & 0xffff | 8 << 16 | (0x8e | dpl << 5) << 40 | (at >> 16) << 48,
         );
     }
-    phys.write(PROGRAM, &assemble(name));
-    let bus = Arc::new(NoBus(Arc::default()));
-    let mut engine = rem::Rem::new(0, phys.clone(), bus).unwrap();
     let mut s = State::reset(0);
     s.cr0 = cr0::PE | cr0::PG | cr0::NE | cr0::ET | cr0::WP;
     s.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT;
@@ -148,18 +174,25 @@ fn run(name: &str) -> (Exit, State) {
         attr: attr::P | 11,
         sel: 0x28,
     };
-    let data = attr::P | attr::S | attr::RW | attr::ACCESSED | attr::G | attr::DB;
-    s.seg = [SegReg {
-        base: 0,
-        limit: u32::MAX,
-        attr: data,
-        sel: 0x10,
-    }; 6];
-    s.seg[Seg::Cs as usize] = SegReg {
-        base: 0,
-        limit: u32::MAX,
-        attr: attr::P | attr::S | attr::RW | attr::ACCESSED | attr::CODE | attr::G | attr::L,
-        sel: 8,
+    s.seg = segments(attr::L);
+    s
+}
+
+fn run(name: &str, start: Start) -> (Exit, State) {
+    let ram = Ram::new(16 << 20).unwrap();
+    let block = ram.alloc(16 << 20).unwrap();
+    let phys = PhysMap::new(ram);
+    let kind = RegionKind::Memory {
+        block,
+        writes: WriteFlags::ReadWrite,
+    };
+    phys.add(0, 16 << 20, 0, kind).unwrap();
+    phys.write(PROGRAM, &assemble(name, start));
+    let bus = Arc::new(NoBus(Arc::default()));
+    let mut engine = rem::Rem::new(0, phys.clone(), bus).unwrap();
+    let mut s = match start {
+        Start::Flat => flat(),
+        Start::Long => long(&phys),
     };
     s.rip = PROGRAM;
     s.gpr[4] = STACK - 0x800;
@@ -169,14 +202,15 @@ fn run(name: &str) -> (Exit, State) {
 }
 
 macro_rules! programs {
-    ($($name:ident)*) => {$(
+    ($start:expr, $($name:ident)*) => {$(
         #[test]
         fn $name() {
-            let (exit, s) = run(concat!(stringify!($name), ".s"));
+            let (exit, s) = run(concat!(stringify!($name), ".s"), $start);
             assert_eq!(exit, Exit::Halted, "at {:#x}", s.rip);
             assert_eq!(s.gpr[0], 0, "this check failed");
         }
     )*};
 }
 
-programs! { page_faults self_modifying single_step }
+programs! { Start::Long, edges page_faults self_modifying single_step }
+programs! { Start::Flat, gates tasks }

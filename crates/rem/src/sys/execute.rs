@@ -53,6 +53,7 @@ fn dispatch(sys: &mut Sys<'_>, insn: &Instruction, next_rip: u64) -> Fault<Flow>
     match insn.mnemonic() {
         M::Mov => next(mov(sys, insn)),
         M::Jmp | M::Call | M::Ret | M::Retf => branch(sys, insn, next_rip),
+        M::Loop | M::Loope | M::Loopne => transfer::count_down(sys, insn),
         M::Iret => iret::iret(sys, 2, next_rip),
         M::Iretd => iret::iret(sys, 4, next_rip),
         M::Iretq => iret::iret(sys, 8, next_rip),

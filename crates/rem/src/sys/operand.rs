@@ -137,7 +137,7 @@ impl Sys<'_> {
 
     /// Segment and offset of memory operand `op`.
     pub(super) fn effective(&self, insn: &Instruction, op: u32) -> (Seg, u64) {
-        let seg = seg_of(insn.memory_segment());
+        let seg = self.segment(insn);
         match insn.op_kind(op) {
             OpKind::MemorySegSI => (seg, self.gpr(6, 2)),
             OpKind::MemorySegESI => (seg, self.gpr(6, 4)),
@@ -149,6 +149,20 @@ impl Sys<'_> {
             OpKind::MemoryESEDI => (Seg::Es, self.gpr(7, 4)),
             OpKind::MemoryESRDI => (Seg::Es, self.gpr(7, 8)),
             _ => (seg, self.effective_offset(insn)),
+        }
+    }
+
+    /// Segment of the memory operand that a prefix may change. 64-bit mode does not look at
+    /// prefixes of the four segments that have no base there (SDM vol. 2, 2.1.1), not even to tell
+    /// #SS from #GP.
+    pub(crate) fn segment(&self, insn: &Instruction) -> Seg {
+        match seg_of(insn.memory_segment()) {
+            seg @ (Seg::Fs | Seg::Gs) => seg,
+            seg if !self.state.code64() => seg,
+            _ => match insn.memory_base().full_register() {
+                Register::RSP | Register::RBP => Seg::Ss,
+                _ => Seg::Ds,
+            },
         }
     }
 

@@ -3,6 +3,7 @@
 use cpu::{Fault, Seg};
 use iced_x86::{Instruction, OpKind, Register};
 
+use super::cpuid::is_amd;
 use super::operand::{linear, mask, seg_of};
 use super::stack::Stack;
 use super::transfer::far_pointer;
@@ -20,8 +21,8 @@ pub(super) fn push(sys: &mut Sys<'_>, insn: &Instruction) -> Fault {
     let value = match insn.op0_kind() {
         OpKind::Register => {
             let r = insn.op0_register();
-            if r.is_segment_register() && size == 4 {
-                // Processors leave the upper half of the slot alone.
+            if r.is_segment_register() && size == 4 && !is_amd(sys) {
+                // The upper half of the slot is left alone; AMD's write zeros (SDM vol. 2, PUSH).
                 written = 2;
             }
             sys.get(r)
@@ -52,8 +53,9 @@ pub(super) fn pop(sys: &mut Sys<'_>, insn: &Instruction) -> Fault {
     }
     let r = insn.op0_register();
     if r.is_segment_register() {
-        // Only the selector is read.
-        let sel = stack.peek(sys, 0, 2)? as u16;
+        // Only the selector is read; AMD's processors read the whole slot.
+        let read = if is_amd(sys) { size } else { 2 };
+        let sel = stack.peek(sys, 0, read)? as u16;
         stack.skip(size as u64);
         load_segment(sys, seg_of(r), sel)?;
         sys.state.shadow = r == Register::SS;

@@ -8,7 +8,7 @@ use cpu::{Fault, Seg};
 use iced_x86::{Code, Instruction, OpKind};
 
 use super::flags::compare_flags;
-use super::operand::{mask, seg_of};
+use super::operand::mask;
 use super::{As, Flow, Sys, port};
 
 const PAGE: usize = pgm::PAGE_SIZE as usize;
@@ -98,7 +98,7 @@ pub(super) fn execute(sys: &mut Sys<'_>, insn: &Instruction) -> Option<Fault<Flo
         op,
         unit,
         width: width(insn),
-        source: seg_of(insn.memory_segment()),
+        source: sys.segment(insn),
         down: sys.state.rflags & rflags::DF != 0,
         repeat: insn.has_rep_prefix() || insn.has_repne_prefix(),
         until_equal: insn.has_repne_prefix(),
@@ -113,12 +113,13 @@ impl Run {
         } else {
             1
         };
-        if left == 0 {
-            return Ok(Flow::Next);
-        }
+        // The port's permission comes before the count.
         if matches!(self.op, Op::Ins | Op::Outs) {
             let dx = sys.gpr(2, 2) as u16;
             port::check(sys, dx, self.unit)?;
+        }
+        if left == 0 {
+            return Ok(Flow::Next);
         }
         let stepping = self.repeat && sys.state.rflags & rflags::TF != 0;
         let mut budget = BUDGET_BYTES;

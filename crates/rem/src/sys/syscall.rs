@@ -130,12 +130,13 @@ pub(super) fn sysenter(sys: &mut Sys<'_>) -> Fault<Flow> {
 
 /// SYSEXIT; `wide` with REX.W: back to 64-bit code.
 pub(super) fn sysexit(sys: &mut Sys<'_>, wide: bool) -> Fault<Flow> {
+    // The privilege level comes first, on AMD's processors in long mode too.
+    sys.need_cpl0()?;
     need_sysenter(sys)?;
     let sel = sys.state.sysenter_cs as u16;
     if sys.state.cr0 & cpu::bits::cr0::PE == 0 || sel & !3 == 0 {
         return Err(Exception::gp(0));
     }
-    sys.need_cpl0()?;
     let (rip, rsp) = (sys.state.gpr[2], sys.state.gpr[1]);
     if wide && !(canonical(rip) && canonical(rsp)) {
         return Err(Exception::gp(0));

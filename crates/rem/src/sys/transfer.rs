@@ -1,7 +1,7 @@
 //! Transfers of control: near and far JMP, CALL and RET, call gates, LOOP, Jcc on CX.
 
 use cpu::{Exception, Fault, Seg, Vector, attr};
-use iced_x86::{Instruction, OpKind};
+use iced_x86::{Instruction, Mnemonic, OpKind};
 
 use super::operand::{canonical, in_limit, linear, mask};
 use super::seg::{self, Descriptor, code_of, kind};
@@ -58,6 +58,25 @@ pub(super) fn near_target(sys: &Sys<'_>, insn: &Instruction) -> u64 {
         _ => 8,
     };
     sys.next_rip(insn).wrapping_add(displacement) & mask(size)
+}
+
+/// LOOP, LOOPE and LOOPNE.
+pub(super) fn count_down(sys: &mut Sys<'_>, insn: &Instruction) -> Fault<Flow> {
+    let size = insn.code().op_code().address_size() as usize / 8;
+    let count = sys.gpr(1, size).wrapping_sub(1) & mask(size);
+    let equal = sys.state.rflags & cpu::bits::rflags::ZF != 0;
+    let goes_on = match insn.mnemonic() {
+        Mnemonic::Loope => equal,
+        Mnemonic::Loopne => !equal,
+        _ => true,
+    };
+    let flow = if goes_on && count != 0 {
+        near(sys, near_target(sys, insn))?
+    } else {
+        Flow::Next
+    };
+    sys.set_gpr(1, size, count);
+    Ok(flow)
 }
 
 /// Near CALL with operand size `size`.

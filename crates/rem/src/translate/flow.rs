@@ -1,5 +1,6 @@
 //! Ways out of a block: jumps, loops, helper calls.
 
+use cpu::Exception;
 use iced_x86::{Instruction, OpAccess, OpKind};
 
 use super::{ArgKind, Builder, Insn, LinkWire, count_bytes, is_scratch, number};
@@ -33,15 +34,32 @@ impl Builder<'_> {
         self.done();
     }
 
-    /// Leaves for the target in T0, with flags parked.
-    pub(super) fn jump_indirect(&mut self) {
+    /// Leaves for the target in T0, with flags parked. `undo` takes the stack pointer back to where
+    /// the instruction found it.
+    pub(super) fn jump_indirect(&mut self, undo: i32) {
+        let index = self.refusal(undo);
         if self.input.mode.one() {
-            return self.hot.jmp_gs(ctx::thunk(Call::Jump));
+            self.args_hot.push((self.hot.here(), ArgKind::Exec));
+            return self.hot.call(Call::Jump, index);
         }
         let stub = self.cold.here();
-        self.cold.jmp_gs(ctx::thunk(Call::Jump));
+        self.args_cold.push((stub, ArgKind::Exec));
+        self.cold.call(Call::Jump, index);
         let miss = self.hot.jmp_indirect(ctx::jc(self.input.jc_table));
         self.to_cold.push((miss, stub));
+    }
+
+    /// What happens when the instruction under way goes where no code can be.
+    fn refusal(&mut self, undo: i32) -> u32 {
+        self.execs.push(Exec {
+            action: Action::Raise(Exception::gp(0)),
+            rip: self.insn.ip() & self.input.mode.ip_mask(),
+            resume: 0,
+            parked: self.parked,
+            same_mode: false,
+            undo,
+        });
+        self.execs.len() as u32 - 1
     }
 
     /// Leaves for `target`: from here, or from the conditional jump whose displacement is at `jcc`.
@@ -49,6 +67,14 @@ impl Builder<'_> {
         let mode = &self.input.mode;
         let index = self.links.len();
         let source = self.insn.ip() & mode.ip_mask();
+        if !mode.can_reach(target) && target != self.insn.next_ip() & mode.ip_mask() {
+            let stub = self.cold.here();
+            self.args_cold.push((stub, ArgKind::Exec));
+            let index = self.refusal(0);
+            self.cold.call(Call::Exec, index);
+            let at = jcc.unwrap_or_else(|| self.hot.jmp());
+            return self.to_cold.push((at, stub));
+        }
         let same_page = mode.linear(target) >> 12 == mode.linear(self.input.rip) >> 12;
         let stub = self.cold.here();
         self.args_cold.push((stub, ArgKind::Link));
@@ -94,8 +120,11 @@ impl Builder<'_> {
         let mode = self.input.mode;
         let taken = insn.near_branch_target() & mode.ip_mask();
         let next = insn.next_ip() & mode.ip_mask();
-        let bytes = count_bytes(insn, mode.bitness());
         let counts = matches!(insn.mnemonic(), M::Loop | M::Loope | M::Loopne);
+        if counts && !mode.can_reach(taken) {
+            return self.exec(Action::Execute(*insn), false);
+        }
+        let bytes = count_bytes(insn, mode.bitness());
         if counts {
             match bytes {
                 8 => self.hot.lea(true, 1, Some(1), None, -1),
@@ -152,6 +181,7 @@ impl Builder<'_> {
             resume,
             parked: self.parked,
             same_mode: false,
+            undo: 0,
         });
         self.parked = false;
     }

@@ -5,6 +5,7 @@ use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 use super::{
     ArgKind, Builder, Input, Insn, Use, for_64_bit, is_scratch, number, seg_number, writes_memory,
 };
+use crate::classify;
 use crate::ctx::{self, Call};
 use crate::emit::{T0, T1};
 use crate::site::{Action, Exec, Link, Site, Wire};
@@ -215,6 +216,7 @@ impl Builder<'_> {
             locked: self.is_locked(a),
             parked: self.parked,
             parked_after: false,
+            waits: classify::waits(&self.insn),
             last: false,
             mask: None,
             cluster: Some(crate::site::Range {
@@ -279,6 +281,7 @@ impl Builder<'_> {
             locked: self.is_locked(a),
             parked: self.parked,
             parked_after: self.parked,
+            waits: classify::waits(&self.insn),
             last: a.last,
             mask: vector::mask_of(&self.insn),
             cluster: None,
@@ -356,6 +359,11 @@ impl Builder<'_> {
 
     fn copy_registers(&mut self, i: &Insn) {
         let insn = &i.insn;
+        if !self.input.mode.code64()
+            && matches!(insn.mnemonic(), Mnemonic::Vzeroupper | Mnemonic::Vzeroall)
+        {
+            return self.zero_vectors(insn.mnemonic() == Mnemonic::Vzeroall);
+        }
         // BSF and BSR may stand for TZCNT and LZCNT of processors that lack those.
         let other = matches!(insn.mnemonic(), Mnemonic::Bsf | Mnemonic::Bsr);
         if !self.input.mode.code64() || other && !names_scratch(insn) {
@@ -379,6 +387,19 @@ impl Builder<'_> {
             self.hot.put(&bytes);
         }
         self.store_scratch_operands(written);
+    }
+
+    /// VZEROUPPER and VZEROALL for the eight registers that are there outside of 64-bit mode.
+    fn zero_vectors(&mut self, all: bool) {
+        // vmovaps xmm, xmm; vpxor xmm, xmm, xmm
+        for n in 0..8u8 {
+            match all {
+                false => self.hot.put(&[0xc5, 0xf8, 0x28, 0xc0 | n << 3 | n]),
+                true => self
+                    .hot
+                    .put(&[0xc5, 0xf9 & !(n << 3), 0xef, 0xc0 | n << 3 | n]),
+            }
+        }
     }
 
     pub(super) fn lea(&mut self, insn: &Instruction) {
@@ -406,6 +427,18 @@ impl Builder<'_> {
                 self.hot.store(ctx::gpr(n.into()), T1);
             }
         }
+    }
+
+    /// CLFLUSH and its like are checked as reads of a byte (SDM vol. 2); the host's caches are
+    /// never behind.
+    pub(super) fn touch(&mut self, i: &Insn) {
+        let a = Access {
+            read: false,
+            ..self.memory_access(&i.insn, 1, OpAccess::Read)
+        };
+        let insn = i.insn;
+        self.reach(i, i.operand, a, |b, extra| b.address(&insn, extra));
+        self.done();
     }
 
     pub(super) fn bit_string(&mut self, i: &Insn) {
@@ -505,6 +538,7 @@ impl Builder<'_> {
             resume,
             parked: self.parked,
             same_mode: false,
+            undo: 0,
         });
     }
 

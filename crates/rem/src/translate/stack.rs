@@ -170,7 +170,7 @@ impl Builder<'_> {
             self.move_stack(size as i32 + extra);
         }
         self.done();
-        self.jump_indirect();
+        self.jump_indirect(-(size as i32) - extra);
     }
 
     pub(super) fn leave(&mut self, i: &Insn) {

@@ -31,6 +31,7 @@ impl Builder<'_> {
             resume: 0,
             parked: self.parked,
             same_mode: false,
+            undo: 0,
         });
     }
 

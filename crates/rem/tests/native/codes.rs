@@ -33,6 +33,7 @@ fn set(f: F) -> bool {
         | F::MULTIBYTENOP
         | F::PREFETCHW
         | F::CET_IBT => true,
+        F::CLFLUSHOPT | F::CLWB => true,
         F::CMPXCHG16B => host!("cmpxchg16b"),
         F::SSE3 => host!("sse3"),
         F::SSSE3 => host!("ssse3"),
@@ -76,9 +77,10 @@ pub fn allowed(code: Code) -> bool {
     // privileges are checked, bytes that a push of a segment register writes, room for no-ops.
     if vendors.contains("m1664")
         || vendors.starts_with("Retf") && vendors.contains("imm16")
-        || vendors.starts_with("Pushd_") && vendors.len() == 8
         || vendors.contains("0F0D")
         || vendors.starts_with("Movsxd_r16")
+        // Two bytes of 0x0F: an escape for all but the 8086.
+        || code == Code::Popw_CS
     {
         return false;
     }
@@ -134,11 +136,6 @@ pub fn allowed(code: Code) -> bool {
             | M::Lar
             // Which part of EBP a 16-bit stack gives.
             | M::Enter
-            // The engine does not look whether the line is there.
-            | M::Clflush
-            | M::Clflushopt
-            | M::Clwb
-            | M::Sysexit
             // Would wait for the x87 unit's own exceptions from before.
             | M::Hlt
             | M::Rsm

@@ -227,6 +227,25 @@ impl Generator {
                 }
             }
         }
+        // A return goes back to before what left flags undefined.
+        let (mut open, mut read) = (0, 0);
+        for item in &items {
+            for i in &mut item.decode(bits) {
+                open |= i.rflags_undefined();
+                read |= i.rflags_read();
+            }
+        }
+        let calls = items
+            .iter()
+            .any(|i| matches!(i, Item::Jump(op, ..) if op[0] == 0xe8));
+        if calls && open & read != 0 {
+            for item in &mut items {
+                let returns = item.decode(bits).iter().any(|i| i.mnemonic() == M::Ret);
+                if returns {
+                    *item = Item::Bytes(vec![0x90; item.len()]);
+                }
+            }
+        }
         let bytes = assemble(&items);
         let jumps = items.iter().any(|i| matches!(i, Item::Jump(..)));
         Sequence {
@@ -241,6 +260,17 @@ impl Generator {
 }
 
 impl Item {
+    /// Its instructions, jumps without displacement.
+    fn decode(&self, bits: u32) -> Vec<Instruction> {
+        let bytes = match self {
+            Item::Bytes(bytes) => bytes.clone(),
+            Item::Jump(op, size, _) => [op.clone(), vec![0; *size]].concat(),
+        };
+        iced_x86::Decoder::new(bits, &bytes, DecoderOptions::NONE)
+            .into_iter()
+            .collect()
+    }
+
     fn len(&self) -> usize {
         match self {
             Item::Bytes(b) => b.len(),
@@ -252,12 +282,8 @@ impl Item {
 /// Flags (iced's bits) that are undefined after `item` if those in `before` are before it; `None`
 /// when it reads one of them. After a jump nothing becomes defined for sure.
 pub fn undefined(bits: u32, item: &Item, before: u32, jumped: bool) -> Option<u32> {
-    let bytes = match item {
-        Item::Bytes(bytes) => bytes.clone(),
-        Item::Jump(op, size, _) => [op.clone(), vec![0; *size]].concat(),
-    };
     let mut out = before;
-    for insn in &mut iced_x86::Decoder::new(bits, &bytes, DecoderOptions::NONE) {
+    for insn in item.decode(bits) {
         let all = matches!(
             insn.mnemonic(),
             M::Pushf | M::Pushfd | M::Pushfq | M::Lahf | M::Salc
@@ -909,11 +935,10 @@ impl Draw<'_> {
                     continue;
                 }
                 K::farbr2_2 | K::farbr4_2 => {
-                    let next = self.ip + 16;
+                    let next = self.ip;
                     let sel = if self.rng.one_in(2) {
                         self.selector()
                     } else {
-                        // The code's own segment, not far from here.
                         if self.bits == 16 { selector(0) } else { CODE32 }
                     };
                     insn.set_far_branch_selector(sel);
@@ -968,7 +993,19 @@ impl Draw<'_> {
             }
             bytes = self.encode(&all)?;
         }
-        if self.rng.one_in(16) {
+        let far = matches!(insn.op0_kind(), OpKind::FarBranch16 | OpKind::FarBranch32);
+        if far && let Some(last) = all.last_mut() {
+            // The segment is the code's own most often; that is where the next instruction is.
+            let next = self.ip + bytes.len() as u64;
+            match insn.op0_kind() {
+                OpKind::FarBranch16 => last.set_far_branch16(next as u16),
+                _ => last.set_far_branch32(next as u32),
+            }
+            bytes = self.encode(&all)?;
+        }
+        // The upper half of the flags would come from anywhere.
+        let wide = self.bits == 16 && code.mnemonic() == M::Popf;
+        if !wide && !far && self.rng.one_in(16) {
             self.prefixes(&mut bytes, &all)?;
         }
         Some(bytes)

@@ -32,7 +32,8 @@ struct Harness {
 }
 
 global_asm!(
-    ".lcomm native_harness_space, 128",
+    ".local native_harness_space",
+    ".comm native_harness_space, 128, 64",
     ".global native_harness",
     ".set native_harness, native_harness_space",
     ".global native_enter",
@@ -93,12 +94,17 @@ global_asm!(
     // A signal of an exception.
     ".global native_signal",
     "native_signal:",
+    // AC above all.
+    "push 0x202",
+    "popfq",
     "cmp qword ptr [rip + native_harness + 16], 0",
     "jne 3f",
     "jmp [rip + native_harness + 80]",
     // The watchdog's signal.
     ".global native_stop",
     "native_stop:",
+    "push 0x202",
+    "popfq",
     "cmp qword ptr [rip + native_harness + 16], 0",
     "jne 3f",
     "ret",
@@ -125,7 +131,7 @@ global_asm!(
     "mov rax, [rip + native_harness + 8]",
     "wrfsbase rax",
     "mov rsp, [rip + native_harness]",
-    // NT, above all.
+    // NT as well.
     "push 0x202",
     "popfq",
     "mov rax, rdx",
