@@ -12,6 +12,7 @@ mod kill;
 mod memtest;
 mod small;
 mod smp;
+mod soak;
 
 use std::time::Duration;
 
