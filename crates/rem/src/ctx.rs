@@ -4,6 +4,8 @@
 //! translated code runs; R10 and R11 live in [`Ctx::state`], because the host's R10 and R11 are the
 //! translator's scratch registers. The arithmetic flags live in the host's flags.
 
+#![allow(unsafe_code)] // memory in huge pages
+
 use std::mem::offset_of;
 use std::sync::atomic::AtomicU32;
 
@@ -139,6 +141,45 @@ pub struct Ctx {
     pub slots: [u64; SLOTS],
     /// Targets of indirect jumps.
     pub jc: [JcTable; JC_TABLES],
+}
+
+/// Pages of the host as large as it has them for ordinary memory: translated code goes all over the
+/// tables.
+const HUGE: usize = 2 << 20;
+
+/// Zeroed memory for a context, in huge pages where the host has them.
+pub fn allocate() -> std::io::Result<*mut Ctx> {
+    use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+    let size = size_of::<Ctx>().next_multiple_of(HUGE);
+    let prot = ProtFlags::READ | ProtFlags::WRITE;
+    let map = || {
+        // SAFETY: a fresh mapping at an address the kernel picks.
+        unsafe { mmap_anonymous(std::ptr::null_mut(), size + HUGE, prot, MapFlags::PRIVATE) }
+    };
+    let map: *mut u8 = map()?.cast();
+    let before = map.align_offset(HUGE);
+    // SAFETY: what lies before and behind `size` bytes at a multiple of `HUGE`: parts of the fresh
+    // mapping that nothing uses. Advice changes no contents.
+    unsafe {
+        let start = map.add(before);
+        if before > 0 {
+            munmap(map.cast(), before)?;
+        }
+        munmap(start.add(size).cast(), HUGE - before)?;
+        // Without huge pages it is only slower.
+        let _ = madvise(start.cast(), size, Advice::LinuxHugepage);
+        Ok(start.cast())
+    }
+}
+
+/// Gives a context's memory back.
+///
+/// # Safety
+/// It comes from [`allocate`] and is not used any more.
+pub unsafe fn free(ctx: *mut Ctx) {
+    // SAFETY: the caller's promise; the size is the one that was mapped.
+    let _ =
+        unsafe { rustix::mm::munmap(ctx.cast(), size_of::<Ctx>().next_multiple_of(HUGE)) };
 }
 
 /// The bounce buffer, aligned so that an access can keep its alignment.

@@ -36,7 +36,6 @@ mod tlb;
 mod translate;
 mod vector;
 
-use std::alloc::Layout;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -62,6 +61,9 @@ pub enum Error {
     /// The host gave no executable memory.
     #[error("no memory for translated code: {0}")]
     CodeCache(#[source] std::io::Error),
+    /// The host gave no memory for the tables that translated code uses.
+    #[error("no memory for the engine's tables: {0}")]
+    Context(#[source] std::io::Error),
     /// A translation does not fit (they are bounded, so this is a bug).
     #[error("the code cache is full")]
     CodeCacheFull,
@@ -112,18 +114,13 @@ impl Rem {
         let cache = cache.clamp(least, most).next_multiple_of(4096);
         let mut core = Box::new(Core::new(cpu, phys.clone(), bus, peers, cache)?);
         phys.subscribe(core.peer.clone());
-        let layout = Layout::new::<Ctx>();
+        let ctx = ctx::allocate().map_err(Error::Context)?;
         #[allow(unsafe_code)]
-        // SAFETY: the layout is not empty. All-zero bytes are a valid `Ctx` but for `state`, which
-        // is written before a reference to it is made.
-        let ctx = unsafe {
-            let ctx = std::alloc::alloc_zeroed(layout).cast::<Ctx>();
-            if ctx.is_null() {
-                std::alloc::handle_alloc_error(layout);
-            }
+        // SAFETY: all-zero bytes are a valid `Ctx` but for `state`, which is written before a
+        // reference to it is made.
+        unsafe {
             (&raw mut (*ctx).state).write(State::reset(cpu));
-            ctx
-        };
+        }
         #[allow(unsafe_code)]
         // SAFETY: just made, owned by us alone.
         let c = unsafe { &mut *ctx };
@@ -165,10 +162,10 @@ impl Drop for Rem {
         self.core.signals.set_kick(None);
         self.core.forget_pages();
         self.core.peers.leave(&self.core.peer);
-        // SAFETY: allocated in `new` with this layout, not used any more.
+        // SAFETY: allocated in `new`, not used any more.
         unsafe {
             std::ptr::drop_in_place(&raw mut (*self.ctx).state);
-            std::alloc::dealloc(self.ctx.cast(), Layout::new::<Ctx>());
+            ctx::free(self.ctx);
         }
     }
 }
