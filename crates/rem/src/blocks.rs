@@ -5,7 +5,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::Error;
 use crate::cache::Cache;
-use crate::ctx::{Ctx, JC_TABLES, JcTable, SLOTS};
+use crate::ctx::{self, Ctx, JC_TABLES, JcTable, SLOTS};
+use crate::emit::Code;
 use crate::mode::Mode;
 use crate::site::{Exec, Link, Site, Wire};
 use crate::translate::{ArgKind, PARKED, Translation, Variant};
@@ -21,6 +22,8 @@ pub const fn variant(mode: u32, variant: Variant) -> u32 {
 
 /// Entries of [`Blocks::recent`], a power of two.
 const RECENT: usize = 1 << 13;
+/// Modes that are found without hashing.
+const RECENT_MODES: usize = 4;
 /// No block has it: no RAM offset is as large.
 const NO_KEY: Key = (u64::MAX, 0, 0);
 
@@ -112,6 +115,9 @@ pub struct Blocks {
     links: Vec<Link>,
     modes: Vec<Mode>,
     mode_ids: Map<u64, Vec<u32>>,
+    /// Some of them, looked at first.
+    recent_modes: Vec<(Mode, u32)>,
+    next_recent: usize,
     next_slot: u32,
     /// Links with wired slots: those to local pages, those to global ones.
     live_slots: [Vec<u32>; 2],
@@ -127,6 +133,8 @@ pub struct Blocks {
     /// others may be mapped anew without a look at the wiring.
     entered: Box<[u64; ENTERED / 64]>,
     jc_owner: [u32; JC_TABLES],
+    /// Wired links into other modes: such a jump relies on the tables being those of the mode.
+    crossing: Vec<u32>,
     /// Times everything was thrown away for lack of room.
     pub full_flushes: u64,
     /// Blocks dropped because their code was written.
@@ -162,6 +170,8 @@ impl Blocks {
             links: Vec::new(),
             modes: Vec::new(),
             mode_ids: Map::default(),
+            recent_modes: Vec::with_capacity(RECENT_MODES),
+            next_recent: 0,
             next_slot: 0,
             live_slots: [Vec::new(), Vec::new()],
             live_jc: [Vec::new(), Vec::new()],
@@ -169,6 +179,7 @@ impl Blocks {
             jc_state: vec![0; JC_TABLES << 16],
             entered: Box::new([0; ENTERED / 64]),
             jc_owner: [u32::MAX; JC_TABLES],
+            crossing: Vec::new(),
             full_flushes: 0,
             invalidated: 0,
             translated: 0,
@@ -178,6 +189,37 @@ impl Blocks {
 
     /// Number of `mode`, and the table of indirect jumps it uses, made its own.
     pub fn mode_id(&mut self, ctx: &mut Ctx, mode: &Mode) -> (u32, usize) {
+        let id = self.number(mode);
+        let table = mode.jc_table(id) % JC_TABLES;
+        // Blocks of one instruction use no tables.
+        if self.jc_owner[table] != id && !mode.one() {
+            if self.jc_owner[table] != u32::MAX {
+                self.close_gates(ctx);
+            }
+            self.jc_owner[table] = id;
+            self.clear_jc(ctx, &[0, 1], |t| t == table);
+        }
+        (id, table)
+    }
+
+    /// Nothing in translated code leads into another mode any more before Rust has been asked.
+    pub fn close_gates(&mut self, ctx: &mut Ctx) {
+        ctx.gates = Default::default();
+        for link in std::mem::take(&mut self.crossing) {
+            self.unwire(ctx, link);
+        }
+    }
+
+    /// The mode with number `id`.
+    pub fn mode(&self, id: u32) -> Mode {
+        self.modes[id as usize]
+    }
+
+    /// Number of `mode`.
+    pub fn number(&mut self, mode: &Mode) -> u32 {
+        if let Some((_, id)) = self.recent_modes.iter().find(|(m, _)| m == mode) {
+            return *id;
+        }
         let hash = {
             use std::hash::Hash;
             let mut h = Mix::default();
@@ -195,12 +237,13 @@ impl Blocks {
             self.mode_ids.entry(hash).or_default().push(id);
             id
         });
-        let table = mode.jc_table(id) % JC_TABLES;
-        if self.jc_owner[table] != id {
-            self.jc_owner[table] = id;
-            self.clear_jc(ctx, &[0, 1], |t| t == table);
+        self.next_recent = (self.next_recent + 1) % RECENT_MODES;
+        if self.recent_modes.len() < RECENT_MODES {
+            self.recent_modes.push((*mode, id));
+        } else {
+            self.recent_modes[self.next_recent] = (*mode, id);
         }
-        (id, table)
+        id
     }
 
     /// Number of modes seen; a guest that makes endless ones is reined in by a flush.
@@ -280,6 +323,9 @@ impl Blocks {
         self.wired.clear();
         self.modes.clear();
         self.mode_ids.clear();
+        self.recent_modes.clear();
+        self.crossing.clear();
+        ctx.gates = Default::default();
         self.next_slot = 0;
         self.jc_owner = [u32::MAX; JC_TABLES];
     }
@@ -412,9 +458,19 @@ impl Blocks {
         if !self.blocks[l.block as usize].valid {
             return host;
         }
-        match l.wire {
-            // A direct jump stays when mappings change, so it must not lead to a second page.
-            Wire::Patch(_) if self.second_page(target).is_some() => {}
+        if l.crosses && !self.crossing.contains(&link) {
+            self.crossing.push(link);
+        }
+        let mut wire = l.wire;
+        if let Wire::Patch(at) = wire
+            && self.second_page(target).is_some()
+        {
+            // A patched jump stays when mappings change: one to code that reaches into a second
+            // page goes through a slot.
+            wire = self.through_slot(at);
+            self.links[link as usize].wire = wire;
+        }
+        match wire {
             Wire::Patch(at) => {
                 if let Some(to) = self.cache.offset(host) {
                     self.cache.patch(at, to);
@@ -438,6 +494,22 @@ impl Blocks {
             Wire::None => {}
         }
         host
+    }
+
+    /// Leads the jump with its displacement at `at` through a slot of its own from now on.
+    fn through_slot(&mut self, at: u32) -> Wire {
+        let Some(n) = Self::take_slot(&mut self.next_slot) else {
+            return Wire::None;
+        };
+        let mut code = Code::default();
+        code.jmp_gs(ctx::slot(n as usize));
+        match self.cache.push(&code.bytes) {
+            Some(via) => {
+                self.cache.patch(at, via);
+                Wire::Slot(n)
+            }
+            None => Wire::None,
+        }
     }
 
     fn unwire(&mut self, ctx: &mut Ctx, link: u32) {

@@ -65,6 +65,24 @@ pub enum Kind {
     MovSegment,
     /// SWAPGS at privilege level 0.
     Swapgs,
+    /// STAC (true) and CLAC at privilege level 0: the code goes on in another mode.
+    SetAc(bool),
+    /// STD (true) and CLD.
+    SetDf(bool),
+    /// SYSCALL in 64-bit mode.
+    Syscall,
+    /// SYSRET to 64-bit mode, at privilege level 0.
+    Sysret,
+    /// RDTSC and RDTSCP.
+    ReadTsc,
+    /// MOV from a segment register.
+    ReadSeg,
+    /// MOV from CR0, CR2, CR3 or CR4 at privilege level 0.
+    ReadCr,
+    /// RDFSBASE and the like.
+    Base,
+    /// VERW in 64-bit mode. What processors do besides, nothing here needs.
+    Verw,
     /// Masked vector access, done element by element.
     ExecVector,
     /// The first AVX-512 instruction: from here on its registers are in use.
@@ -120,8 +138,17 @@ pub fn classify(insn: &Instruction, mode: &Mode) -> Kind {
         M::Leave => Leave,
         M::Lea => Lea,
         M::Mov if (0..2).any(|i| special_register(insn.op_register(i))) => {
-            if insn.op1_register().is_segment_register() {
+            let from = insn.op1_register();
+            if from.is_segment_register() && !mode.one() {
+                ReadSeg
+            } else if from.is_segment_register() {
                 Exec
+            } else if from.is_cr()
+                && matches!(from.number(), 0 | 2 | 3 | 4)
+                && mode.ring0()
+                && !mode.one()
+            {
+                ReadCr
             } else if !insn.op0_register().is_segment_register() {
                 ExecEnd
             } else if mode.plain_real()
@@ -193,6 +220,18 @@ pub fn classify(insn: &Instruction, mode: &Mode) -> Kind {
         M::Sti if mode.ring0() && !mode.one() => Sti,
         M::Pushfq if mode.code64() && !mode.one() => Pushf,
         M::Swapgs if mode.code64() && mode.ring0() && !mode.one() => Swapgs,
+        M::Stac | M::Clac if mode.ring0() && !mode.one() && mode.bitness() >= 32 => {
+            SetAc(insn.mnemonic() == M::Stac)
+        }
+        M::Std | M::Cld if !mode.one() => SetDf(insn.mnemonic() == M::Std),
+        // Breakpoints on the target's page want a look at it first.
+        M::Syscall if mode.code64() && !mode.one() && !mode.debug() => Syscall,
+        M::Sysretq if mode.code64() && mode.ring0() && !mode.one() && !mode.debug() => Sysret,
+        M::Rdtsc | M::Rdtscp if !mode.one() => ReadTsc,
+        M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase if mode.code64() && !mode.one() => {
+            Base
+        }
+        M::Verw if mode.code64() && !mode.one() => Verw,
         M::In
         | M::Out
         | M::Cpuid

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use cpu::bits::{debugctl, dr6, rflags};
+use cpu::bits::{debugctl, dr6, msr, rflags};
 use cpu::{Bus, Exception, Exit, Fault, RunState, Signals, signal};
 use pgm::{PageFlags, PhysMap};
 
 use crate::Error;
 use crate::blocks::{self, Blocks, Invalidated, Key};
-use crate::ctx::Ctx;
+use crate::ctx::{Class, Ctx, Gate};
 use crate::debug::Watches;
 use crate::features::Features;
 use crate::mode::{Mode, fast_limits};
@@ -478,6 +478,60 @@ impl Core {
         }
         self.mode = mode;
         (self.mode_id, self.jc_table) = self.blocks.mode_id(ctx, &mode);
+        ctx.mode = self.mode_id;
+    }
+
+    /// Follows translated code into another mode.
+    pub fn adopt(&mut self, ctx: &Ctx) {
+        if ctx.mode != self.mode_id {
+            self.mode_id = ctx.mode;
+            self.mode = self.blocks.mode(ctx.mode);
+            self.jc_table = self.mode.jc_table(ctx.mode);
+            self.mmu.sync(&ctx.state);
+        }
+    }
+
+    /// SYSCALL (0) or SYSRET (1) was executed in the current mode, and `ctx.state` is what came of
+    /// it: the same goes without a helper from now on, if it can.
+    pub fn open_gate(&mut self, ctx: &mut Ctx, which: usize) {
+        let to = Mode::of(&ctx.state);
+        let class = [Class::Kernel, Class::User][which];
+        let all = rflags::ARITH | rflags::TF | rflags::AC;
+        if !to.code64()
+            || to.class() != class
+            || [to, self.mode]
+                .iter()
+                .any(|m| m.one() || m.debug() || m.aligned())
+            || to.upper() != self.mode.upper()
+            || which == 0 && ctx.state.sfmask & all != all
+        {
+            return;
+        }
+        let (id, _) = self.blocks.mode_id(ctx, &to);
+        let (cs, ss) = (ctx.state.seg[1], ctx.state.seg[2]);
+        ctx.gates[which][usize::from(to.upper())] = Gate {
+            from: self.mode_id + 1,
+            to: id,
+            keep: !(ctx.state.sfmask | rflags::RF) as u32,
+            cs,
+            ss,
+        };
+    }
+
+    /// An MSR was written: what was derived from it is made anew.
+    pub fn msr_written(&mut self, ctx: &mut Ctx, index: u32) {
+        match index {
+            msr::EFER | msr::STAR..=msr::SFMASK => self.blocks.close_gates(ctx),
+            msr::TSC | msr::TSC_ADJUST => self.read_tsc(ctx),
+            _ => {}
+        }
+    }
+
+    /// Tells translated code what the time-stamp counter is.
+    pub fn read_tsc(&mut self, ctx: &mut Ctx) {
+        let delta = self.bus.tsc_delta();
+        ctx.tsc_known = delta.is_some().into();
+        ctx.tsc_delta = delta.unwrap_or(0).wrapping_add(ctx.state.tsc_offset);
     }
 
     /// The translation for offset `rip` in the current mode, made if missing. `None`: something
@@ -512,7 +566,9 @@ impl Core {
                 None => return Ok(Some(id)),
                 Some(page) => {
                     let next = (linear & !0xfff).wrapping_add(0x1000);
-                    if matches!(self.mmu.fetch(next)?.0, Place::Ram(o) if o & !0xfff == page) {
+                    let (place, global) = self.mmu.fetch(next)?;
+                    self.global &= global;
+                    if matches!(place, Place::Ram(o) if o & !0xfff == page) {
                         return Ok(Some(id));
                     }
                 }
@@ -569,12 +625,19 @@ impl Core {
                 }
             }
         }
+        let ac_modes = match self.mode.class() {
+            Class::User => [self.mode_id; 2],
+            _ => [Class::Kernel, Class::KernelOpen]
+                .map(|class| self.blocks.number(&self.mode.with_class(class))),
+        };
         let input = Input {
             mode: self.mode,
             rip,
             code: &code,
             known: (from, to),
             at,
+            mode_id: self.mode_id,
+            ac_modes,
             jc_table: self.jc_table,
             variant,
             features: &self.features,
@@ -610,6 +673,7 @@ impl Core {
     fn enter_mode_again(&mut self, ctx: &mut Ctx) {
         let mode = self.mode;
         (self.mode_id, self.jc_table) = self.blocks.mode_id(ctx, &mode);
+        ctx.mode = self.mode_id;
     }
 
     /// From now on, writes to the page at RAM offset `page` are reported.

@@ -9,7 +9,7 @@
 use std::mem::offset_of;
 use std::sync::atomic::AtomicU32;
 
-use cpu::State;
+use cpu::{SegReg, State};
 
 use crate::core::Core;
 
@@ -23,7 +23,7 @@ pub const SLOTS: usize = 1 << 19;
 /// Entries of one table for indirect jumps, indexed by the low 16 bits of the target.
 pub const JC_SIZE: usize = 1 << 16;
 /// Tables for indirect jumps; [`crate::mode::Mode::jc_table`] says which modes share one.
-pub const JC_TABLES: usize = 8;
+pub const JC_TABLES: usize = 11;
 /// Clusters of accesses a block may have.
 pub const CLUSTERS: usize = 16;
 /// Bytes of the bounce buffer: the largest access (64) at any offset below 64.
@@ -66,6 +66,25 @@ pub struct JcTable {
     pub host: [u64; JC_SIZE],
 }
 
+/// What SYSCALL or SYSRET does when nothing unusual is asked for: see `translate::gates`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Gate {
+    /// Number of the mode it is for, plus one; 0: closed.
+    pub from: u32,
+    /// Number of the mode it leads to.
+    pub to: u32,
+    /// Flags that SYSCALL keeps.
+    pub keep: u32,
+    /// CS afterwards.
+    pub cs: SegReg,
+    /// SS afterwards.
+    pub ss: SegReg,
+}
+
+/// The gates: SYSCALL and SYSRET, each while registers of AVX-512 are not in use, and while they are.
+pub type Gates = [[Gate; 2]; 2];
+
 /// Kinds of calls from translated code into Rust.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -104,6 +123,14 @@ pub struct Ctx {
     pub held: u32,
     /// Argument of the call under way.
     pub arg: u32,
+    /// Number of the mode of the code that runs, which translated code may change.
+    pub mode: u32,
+    /// Nonzero: `tsc_delta` is good.
+    pub tsc_known: u32,
+    /// What to add to the host's time-stamp counter to get the guest's.
+    pub tsc_delta: u64,
+    /// Ways into the kernel and back that need no Rust.
+    pub gates: Gates,
     /// Scratch registers at the call; R10 on return.
     pub t0: u64,
     /// See `t0`.
@@ -178,8 +205,7 @@ pub fn allocate() -> std::io::Result<*mut Ctx> {
 /// It comes from [`allocate`] and is not used any more.
 pub unsafe fn free(ctx: *mut Ctx) {
     // SAFETY: the caller's promise; the size is the one that was mapped.
-    let _ =
-        unsafe { rustix::mm::munmap(ctx.cast(), size_of::<Ctx>().next_multiple_of(HUGE)) };
+    let _ = unsafe { rustix::mm::munmap(ctx.cast(), size_of::<Ctx>().next_multiple_of(HUGE)) };
 }
 
 /// The bounce buffer, aligned so that an access can keep its alignment.
@@ -205,6 +231,27 @@ pub const fn seg_sel(seg: usize) -> i32 {
         + offset_of!(State, seg)
         + size_of::<cpu::SegReg>() * seg
         + offset_of!(cpu::SegReg, sel)) as i32
+}
+
+/// Offset of segment register `seg`.
+pub const fn seg(seg: usize) -> i32 {
+    (offset_of!(Ctx, state) + offset_of!(State, seg) + size_of::<SegReg>() * seg) as i32
+}
+
+/// Offset of the gate of SYSCALL (0) or SYSRET (1); `upper`: while AVX-512 is in use.
+pub const fn gate(which: usize, upper: bool) -> i32 {
+    (offset_of!(Ctx, gates) + size_of::<Gate>() * (which * 2 + upper as usize)) as i32
+}
+
+/// Offset of a control register: 0, 2, 3 or 4.
+pub const fn cr(n: usize) -> i32 {
+    let at = match n {
+        0 => offset_of!(State, cr0),
+        2 => offset_of!(State, cr2),
+        3 => offset_of!(State, cr3),
+        _ => offset_of!(State, cr4),
+    };
+    (offset_of!(Ctx, state) + at) as i32
 }
 
 /// Offset of segment `seg`'s fast limit.
@@ -256,6 +303,16 @@ pub const fn tmp(n: usize) -> i32 {
     (offset_of!(Ctx, tmp) + 8 * n) as i32
 }
 
+/// Offset of the mode's number.
+pub const MODE: i32 = offset_of!(Ctx, mode) as i32;
+/// Offset of the mark that the time-stamp counter is known.
+pub const TSC_KNOWN: i32 = offset_of!(Ctx, tsc_known) as i32;
+/// Offset of the difference of the time-stamp counters.
+pub const TSC_DELTA: i32 = offset_of!(Ctx, tsc_delta) as i32;
+/// Offset of IA32_TSC_AUX.
+pub const TSC_AUX: i32 = (offset_of!(Ctx, state) + offset_of!(State, tsc_aux)) as i32;
+/// Offset of IA32_LSTAR.
+pub const LSTAR: i32 = (offset_of!(Ctx, state) + offset_of!(State, lstar)) as i32;
 /// Offset of the argument.
 pub const ARG: i32 = offset_of!(Ctx, arg) as i32;
 /// Offset of the poll word.

@@ -63,6 +63,58 @@ impl Code {
         self.gs_op(true, 0x89, reg, disp);
     }
 
+    /// `mov gs:[disp], reg32`.
+    pub fn store32(&mut self, disp: i32, reg: u8) {
+        self.gs_op(false, 0x89, reg, disp);
+    }
+
+    /// `mov gs:[disp], reg8` (the low byte).
+    pub fn store8(&mut self, disp: i32, reg: u8) {
+        self.gs_op(false, 0x88, reg, disp);
+    }
+
+    /// `mov word gs:[disp], imm`.
+    pub fn store_imm16(&mut self, disp: i32, imm: u16) {
+        self.put(&[0x65, 0x66, 0xc7, 0x04, 0x25]);
+        self.disp(disp);
+        self.put(&imm.to_le_bytes());
+    }
+
+    /// `movzx reg32, word gs:[disp]`.
+    pub fn load16(&mut self, reg: u8, disp: i32) {
+        let rex = Self::rex(false, reg, 0, 0);
+        self.put(&[0x65, rex, 0x0f, 0xb7, 0x04 | (reg & 7) << 3, 0x25]);
+        self.disp(disp);
+    }
+
+    /// `and reg32, gs:[disp]`. Changes flags.
+    pub fn and_from_gs(&mut self, reg: u8, disp: i32) {
+        self.gs_op(false, 0x23, reg, disp);
+    }
+
+    /// `cmp dword gs:[disp], imm`. Changes flags.
+    pub fn cmp_gs_imm(&mut self, disp: i32, imm: u32) {
+        self.put(&[0x65, 0x81, 0x3c, 0x25]);
+        self.disp(disp);
+        self.put(&imm.to_le_bytes());
+    }
+
+    /// `test reg32, imm`. Changes flags.
+    pub fn test32(&mut self, reg: u8, imm: u32) {
+        self.put(&[Self::rex(false, 0, 0, reg), 0xf7, 0xc0 | reg & 7]);
+        self.put(&imm.to_le_bytes());
+    }
+
+    /// `shr reg, count`, 64-bit or 32-bit. Changes flags.
+    pub fn shr(&mut self, w: bool, reg: u8, count: u8) {
+        self.put(&[Self::rex(w, 0, 0, reg), 0xc1, 0xe8 | reg & 7, count]);
+    }
+
+    /// `or reg32, imm8`. Changes flags.
+    pub fn or_imm8(&mut self, reg: u8, imm: u8) {
+        self.put(&[Self::rex(false, 0, 0, reg), 0x83, 0xc8 | reg & 7, imm]);
+    }
+
     /// `mov gs:[disp], reg16`.
     pub fn store16(&mut self, disp: i32, reg: u8) {
         let rex = Self::rex(false, reg, 0, 0);
@@ -394,6 +446,15 @@ mod tests {
             c.and32(T1, 0xd5);
             c.shl32(T0, 11);
             c.or32(T1, T0);
+            c.store32(8, T0);
+            c.store8(8, T1);
+            c.store_imm16(8, 0x200);
+            c.load16(T1, 8);
+            c.and_from_gs(T1, 8);
+            c.cmp_gs_imm(8, 0x1234);
+            c.test32(T1, 0x100);
+            c.shr(true, T0, 47);
+            c.or_imm8(T1, 2);
         });
         assert_eq!(
             got,
@@ -423,7 +484,16 @@ mod tests {
                 "movzx r11d,byte [gs:31h]",
                 "and r11d,0D5h",
                 "shl r10d,0Bh",
-                "or r11d,r10d"
+                "or r11d,r10d",
+                "mov [gs:8],r10d",
+                "mov [gs:8],r11b",
+                "mov word [gs:8],200h",
+                "movzx r11d,word [gs:8]",
+                "and r11d,[gs:8]",
+                "cmp dword [gs:8],1234h",
+                "test r11d,100h",
+                "shr r10,2Fh",
+                "or r11d,2"
             ]
         );
     }

@@ -37,10 +37,19 @@ impl Mode {
     /// The table for indirect jumps of this mode, which has number `id`. Modes that alternate all
     /// the time in a 64-bit system have one each, since a table that changes hands is emptied.
     pub fn jc_table(&self, id: u32) -> usize {
-        if self.bits & CODE64 != 0 {
-            (self.bits >> CLASS & 3) as usize % 3 + if self.bits & UPPER != 0 { 3 } else { 0 }
-        } else {
-            6 + id as usize % 2
+        let class = (self.bits >> CLASS & 3) as usize % 3;
+        match self.bits & (CODE64 | CODE32) {
+            0 => 9 + id as usize % 2,
+            CODE32 => 6 + class,
+            _ => class + if self.upper() { 3 } else { 0 },
+        }
+    }
+
+    /// The same mode with another privilege class of accesses.
+    pub fn with_class(self, class: Class) -> Self {
+        Self {
+            bits: self.bits & !(3 << CLASS) | (class as u32) << CLASS,
+            ..self
         }
     }
 

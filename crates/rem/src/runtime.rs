@@ -21,6 +21,7 @@ pub extern "C" fn helper(ctx: *mut Ctx, kind: u32) -> u64 {
     core.stats.calls[kind as usize & 7] += 1;
     let state = &mut ctx.state;
     state.rflags = state.rflags & !cpu::bits::rflags::ARITH | ctx.hflags & cpu::bits::rflags::ARITH;
+    core.adopt(ctx);
     match kind {
         k if k == Call::Mem as u32 => memory(ctx, core),
         k if k == Call::Seg as u32 => segment(ctx, core),
@@ -379,6 +380,13 @@ fn exec(ctx: &mut Ctx, core: &mut Core) -> u64 {
         // SYSCALL traps by what it leaves of TF.
         Ok(Flow::Jump) if is(&e.action, |m| m == Mnemonic::Syscall) => {
             core.step &= ctx.state.rflags & cpu::bits::rflags::TF != 0;
+            core.open_gate(ctx, 0);
+        }
+        Ok(Flow::Jump) if is(&e.action, |m| m == Mnemonic::Sysretq) => core.open_gate(ctx, 1),
+        Ok(Flow::Jump) if is(&e.action, |m| m == Mnemonic::Rsm) => core.blocks.close_gates(ctx),
+        Ok(Flow::Next) if is(&e.action, |m| m == Mnemonic::Wrmsr) => {
+            let index = ctx.state.gpr[1] as u32;
+            core.msr_written(ctx, index);
         }
         Ok(Flow::Next) if loads_ss(&e.action) => core.inhibit = true,
         Ok(Flow::Next | Flow::Jump | Flow::Halt) => {}

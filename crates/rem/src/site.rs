@@ -127,6 +127,8 @@ pub struct Link {
     pub poll: bool,
     /// The arithmetic flags are parked.
     pub parked: bool,
+    /// The target is code of another mode, whose number is in the context by then.
+    pub crosses: bool,
     /// How it is wired.
     pub wire: Wire,
     /// The code that asks for it to be wired.

@@ -9,6 +9,7 @@ mod analyze;
 mod cluster;
 mod encode;
 mod flow;
+mod gates;
 mod memory;
 mod stack;
 mod system;
@@ -81,6 +82,10 @@ pub struct Input<'a> {
     pub known: (usize, usize),
     /// Place of the first instruction in `code`.
     pub at: usize,
+    /// Its number.
+    pub mode_id: u32,
+    /// Numbers of the modes that differ from it in RFLAGS.AC: clear, set.
+    pub ac_modes: [u32; 2],
     /// Table for indirect jumps of this mode.
     pub jc_table: usize,
     /// What is to be made of it.
@@ -412,6 +417,24 @@ impl Builder<'_> {
             Kind::Sti => self.sti(i),
             Kind::Pushf => self.pushf(i),
             Kind::Swapgs => self.swapgs(),
+            Kind::SetAc(on) => {
+                self.set_ac(i, on);
+                return false;
+            }
+            Kind::SetDf(on) => self.set_df(i, on),
+            Kind::Syscall => {
+                self.syscall(i);
+                return false;
+            }
+            Kind::Sysret => {
+                self.sysret(i);
+                return false;
+            }
+            Kind::ReadTsc => self.read_tsc(i),
+            Kind::ReadSeg => self.read_segment(i),
+            Kind::ReadCr => self.read_cr(&insn),
+            Kind::Base => self.base(i),
+            Kind::Verw => self.verw(i),
             Kind::MovSegment => self.mov_segment(&insn),
             Kind::Push => self.push(i),
             Kind::Pop => self.pop(i),

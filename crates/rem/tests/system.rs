@@ -212,5 +212,5 @@ macro_rules! programs {
     )*};
 }
 
-programs! { Start::Long, edges page_faults self_modifying single_step }
+programs! { Start::Long, edges page_faults self_modifying single_step system_calls }
 programs! { Start::Flat, gates tasks }

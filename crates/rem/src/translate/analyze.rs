@@ -250,6 +250,9 @@ pub(super) fn ends_block(kind: Kind) -> bool {
         Kind::ExecEnd
             | Kind::Raise(_)
             | Kind::TakeUpper
+            | Kind::SetAc(_)
+            | Kind::Syscall
+            | Kind::Sysret
             | Kind::Jmp
             | Kind::Loop
             | Kind::JmpIndirect
@@ -272,6 +275,17 @@ struct Effect {
 impl Effect {
     fn of(insn: &Instruction, kind: Kind) -> Effect {
         match kind {
+            // When these fault, the flags that they would have overwritten are of no interest.
+            Kind::Sysret => Effect {
+                reads: 0,
+                kills: rflags::ARITH,
+                touches: false,
+            },
+            Kind::ExecEnd if is_iret(insn) => Effect {
+                reads: 0,
+                kills: rflags::ARITH,
+                touches: true,
+            },
             Kind::Pause
             | Kind::Exec
             | Kind::ExecSame
@@ -294,7 +308,7 @@ impl Effect {
                     touches: reads | changes != 0 || is_shift(insn),
                 }
             }
-            Kind::Pushf => Effect {
+            Kind::Pushf | Kind::Syscall => Effect {
                 reads: rflags::ARITH,
                 kills: 0,
                 touches: false,
@@ -311,6 +325,11 @@ impl Effect {
             },
         }
     }
+}
+
+fn is_iret(insn: &Instruction) -> bool {
+    use iced_x86::Mnemonic as M;
+    matches!(insn.mnemonic(), M::Iret | M::Iretd | M::Iretq)
 }
 
 fn convert(bits: u32) -> u64 {

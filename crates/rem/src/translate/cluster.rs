@@ -191,7 +191,8 @@ fn find_kept(input: &Input<'_>, insns: &[Insn], clusters: &mut [Cluster]) {
 /// Whether T0 no longer holds a cluster's address after the instruction is emitted.
 pub(super) fn uses_t0(input: &Input<'_>, i: &Insn, clustered: bool) -> bool {
     match i.kind {
-        Kind::Nothing | Kind::Jcc | Kind::Jmp | Kind::Cli | Kind::Sti => false,
+        Kind::Nothing | Kind::Jcc | Kind::Jmp | Kind::Cli | Kind::Sti | Kind::SetDf(_) => false,
+        Kind::ReadSeg | Kind::ReadCr => has_memory(&i.insn),
         Kind::Lea => !is_plain_lea(input, &i.insn),
         Kind::Push | Kind::Pop => i.stack.cluster.is_none(),
         Kind::Copy if clustered || !has_memory(&i.insn) => {
@@ -229,7 +230,10 @@ impl Tracker<'_> {
     fn step(&mut self, n: usize, i: &Insn, info: &mut InstructionInfoFactory) {
         let insn = &i.insn;
         match i.kind {
-            Kind::Nothing | Kind::Jcc | Kind::Cli | Kind::Sti | Kind::Swapgs => {}
+            Kind::Nothing | Kind::Jcc | Kind::Cli | Kind::Sti | Kind::Swapgs | Kind::SetDf(_) => {}
+            Kind::ReadSeg | Kind::ReadCr if !has_memory(insn) => {
+                self.forget(insn.op0_register().full_register().number() & 15);
+            }
             Kind::Pushf => self.registers[4].offset -= 8,
             Kind::Copy => self.copy(n, insn, info),
             Kind::Lea => {

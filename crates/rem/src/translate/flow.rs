@@ -42,15 +42,20 @@ impl Builder<'_> {
             self.args_hot.push((self.hot.here(), ArgKind::Exec));
             return self.hot.call(Call::Jump, index);
         }
+        self.jump_through(self.input.jc_table, index);
+    }
+
+    /// The same through the given table for indirect jumps; `index` is a [`Builder::refusal`].
+    pub(super) fn jump_through(&mut self, table: usize, index: u32) {
         let stub = self.cold.here();
         self.args_cold.push((stub, ArgKind::Exec));
         self.cold.call(Call::Jump, index);
-        let miss = self.hot.jmp_indirect(ctx::jc(self.input.jc_table));
+        let miss = self.hot.jmp_indirect(ctx::jc(table));
         self.to_cold.push((miss, stub));
     }
 
     /// What happens when the instruction under way goes where no code can be.
-    fn refusal(&mut self, undo: i32) -> u32 {
+    pub(super) fn refusal(&mut self, undo: i32) -> u32 {
         self.execs.push(Exec {
             action: Action::Raise(Exception::gp(0)),
             rip: self.insn.ip() & self.input.mode.ip_mask(),
@@ -110,8 +115,26 @@ impl Builder<'_> {
             target,
             poll,
             parked: self.parked,
+            crosses: false,
             wire: Wire::None,
             stub,
+        });
+    }
+
+    /// Leaves the usual way at each of `jumps` for a helper that executes the instruction; with
+    /// `resume` the code goes on here afterwards.
+    pub(super) fn slow(&mut self, jumps: &[u32], resume: bool) {
+        let stub = self.cold.here();
+        self.to_cold.extend(jumps.iter().map(|at| (*at, stub)));
+        self.args_cold.push((stub, ArgKind::Exec));
+        self.cold.call(Call::Exec, self.execs.len() as u32);
+        self.execs.push(Exec {
+            action: Action::Execute(self.insn),
+            rip: self.insn.ip() & self.input.mode.ip_mask(),
+            resume: if resume { self.hot.here() } else { 0 },
+            parked: self.parked,
+            same_mode: false,
+            undo: 0,
         });
     }
 

@@ -201,6 +201,7 @@ impl Builder<'_> {
             target: rip,
             poll: false,
             parked: self.parked,
+            crosses: false,
             wire: Wire::Patch(miss),
             stub,
         });
