@@ -48,10 +48,11 @@ static uint64_t now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* Grows the amount of work until a run takes long enough, then takes the best of three. */
+/* Grows the amount of work until a run takes long enough, then takes the best of three. The first
+   and the last unit of work have the same result. */
 static void measure(const struct row *row, double seconds)
 {
-    uint64_t enough = (uint64_t)(seconds * 1e9), best, took, sum, count = 1;
+    uint64_t enough = (uint64_t)(seconds * 1e9), best, took, sum, last, count = 1;
 
     printf("BENCH-ROW %s" SUFFIX "\n", row->name);
     fflush(stdout);
@@ -71,6 +72,11 @@ static void measure(const struct row *row, double seconds)
         took = now_ns() - start;
         if (took < best)
             best = took;
+    }
+    if ((last = row->run(1)) != sum) {
+        printf("BENCH-WRONG %s" SUFFIX ": %016llx at first, then %016llx\n", row->name, (unsigned long long)sum,
+               (unsigned long long)last);
+        return;
     }
     printf("BENCH %s" SUFFIX " %.1f %016llx\n", row->name, (double)best / (double)count, (unsigned long long)sum);
     fflush(stdout);
