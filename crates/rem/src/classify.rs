@@ -428,8 +428,9 @@ fn requirement(insn: &Instruction) -> Option<Fp> {
             break;
         }
     }
-    // Members of these sets that touch no register of the unit.
+    // Members of these sets that touch no register of the unit, or those of another.
     match insn.mnemonic() {
+        M::Fisttp => fp = Fp::X87,
         M::Prefetchnta
         | M::Prefetcht0
         | M::Prefetcht1

@@ -731,10 +731,16 @@ fn needs_more(bytes: &[u8], rip: u64, mode: &Mode, options: u32) -> bool {
             0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3
         )
     };
-    let prefixes = bytes.iter().take_while(|b| prefix(b)).count();
+    let rex = |b: &u8| mode.code64() && b & 0xf0 == 0x40;
+    let mut prefixes = bytes.iter().take_while(|b| prefix(b)).count();
+    prefixes += usize::from(bytes.get(prefixes).is_some_and(rex));
     let (prefixes, opcode) = bytes.split_at(prefixes);
     if opcode.first() != Some(&0x0f) {
         return true;
+    }
+    // UD0 and UD1.
+    if matches!(opcode.get(1), Some(0xff | 0xb9)) {
+        return false;
     }
     // LOCK before what cannot be locked is found out late.
     let mut more: Vec<u8> = prefixes.iter().copied().filter(|b| *b != 0xf0).collect();

@@ -25,7 +25,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
 use generate::{Generator, Rng, Sequence};
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Formatter, Mnemonic as M};
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Formatter, Mnemonic as M, Register};
 use layout::{DATA, DATA_SIZE, End, PAGES, Page, cache, lookup};
 
 fn env(name: &str, default: u64) -> u64 {
@@ -255,8 +255,11 @@ fn excused(s: &Sequence, native: &End, engine: &End) -> bool {
         M::Jmp if insn.is_jmp_far() || insn.is_jmp_far_indirect() => {
             memory(native.vector) && memory(engine.vector)
         }
-        // Bytes that an undefined instruction does not need.
-        _ if native.vector == 6 && engine.vector == 14 && engine.error == 0x14 => true,
+        // AMD's processors want offsets to be canonical, too; the manual, linear addresses (SDM
+        // vol. 1, 3.3.7.1).
+        _ if s.bits == 64 && matches!(insn.memory_segment(), Register::FS | Register::GS) => {
+            native.vector == 13 && engine.vector == 14
+        }
         // Which elements a gather has when it faults.
         _ if insn.is_vsib() => memory(native.vector),
         _ => false,

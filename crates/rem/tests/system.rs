@@ -108,7 +108,7 @@ fn assemble(name: &str, start: Start) -> Vec<u8> {
     std::fs::read(binary).unwrap()
 }
 
-fn segments(code: u32) -> [SegReg; 6] {
+fn whole(code: u32) -> [SegReg; 6] {
     let common = attr::P | attr::S | attr::RW | attr::ACCESSED | attr::G;
     let reg = |more: u32, sel: u16| SegReg {
         base: 0,
@@ -124,7 +124,7 @@ fn segments(code: u32) -> [SegReg; 6] {
 fn flat() -> State {
     let mut s = State::reset(0);
     s.cr0 = cr0::PE | cr0::ET;
-    s.seg = segments(attr::DB);
+    s.seg = whole(attr::DB);
     s
 }
 
@@ -174,7 +174,7 @@ fn long(phys: &PhysMap) -> State {
         attr: attr::P | 11,
         sel: 0x28,
     };
-    s.seg = segments(attr::L);
+    s.seg = whole(attr::L);
     s
 }
 
@@ -212,5 +212,19 @@ macro_rules! programs {
     )*};
 }
 
-programs! { Start::Long, edges page_faults self_modifying single_step system_calls }
-programs! { Start::Flat, gates tasks }
+programs! {
+    Start::Long,
+    edges
+    page_faults
+    self_modifying
+    single_step
+    system_calls
+}
+programs! {
+    Start::Flat,
+    gates
+    paging32
+    segments
+    tasks
+    v86
+}

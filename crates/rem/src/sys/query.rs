@@ -4,7 +4,6 @@ use cpu::bits::rflags;
 use cpu::{Exception, Fault, Vector, attr};
 use iced_x86::Instruction;
 
-use super::operand::linear;
 use super::seg::{self, Descriptor, kind};
 use super::{As, Sys};
 
@@ -106,11 +105,13 @@ pub(super) fn arpl(sys: &mut Sys<'_>, insn: &Instruction) -> Fault {
 /// BOUND.
 pub(super) fn bound(sys: &mut Sys<'_>, insn: &Instruction) -> Fault {
     let size = insn.op0_register().size();
-    let at = linear(sys, insn, 1, 2 * size, false)?;
-    let low = sys.mem.read_u(at, size, As::Current)?;
-    let high = sys
-        .mem
-        .read_u(sys.wrap(at.wrapping_add(size as u64)), size, As::Current)?;
+    let (seg, offset) = sys.effective(insn, 1);
+    let mut limit = |offset: u64| {
+        let at = sys.linear_at(seg, offset, size, false)?;
+        sys.mem.read_u(at, size, As::Current)
+    };
+    let low = limit(offset)?;
+    let high = limit(offset.wrapping_add(size as u64))?;
     let signed = |v: u64| {
         if size == 2 {
             i32::from(v as i16)

@@ -3,12 +3,12 @@
 use cpu::{Exception, Fault, Seg, Vector, attr};
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
-use super::operand::{canonical, in_limit, linear, mask};
+use super::operand::{canonical, in_limit, mask};
 use super::seg::{self, Descriptor, code_of, kind};
 use super::stack::Stack;
 use super::table::{inner_rsp, inner_stack};
 use super::task::{self, Source};
-use super::{As, Flow, Sys};
+use super::{As, Flow, Sys, cpuid};
 
 /// Selector and offset of a far JMP or CALL. `size` is the operand size in bytes.
 pub(super) fn far_operand(sys: &mut Sys<'_>, insn: &Instruction, size: usize) -> Fault<(u16, u64)> {
@@ -26,13 +26,13 @@ pub(super) fn far_pointer(
     op: u32,
     size: usize,
 ) -> Fault<(u16, u64)> {
-    let at = linear(sys, insn, op, size + 2, false)?;
-    let mut b = [0; 10];
-    sys.mem.read(at, &mut b[..size + 2], As::Current)?;
-    let mut offset = [0; 8];
-    offset[..size].copy_from_slice(&b[..size]);
-    let sel = u16::from_le_bytes([b[size], b[size + 1]]);
-    Ok((sel, u64::from_le_bytes(offset)))
+    // Two accesses: the offset's faults come before those of the selector.
+    let (seg, at) = sys.effective(insn, op);
+    let first = sys.linear_at(seg, at, size, false)?;
+    let offset = sys.mem.read_u(first, size, As::Current)?;
+    let second = sys.linear_at(seg, at.wrapping_add(size as u64), 2, false)?;
+    let sel = sys.mem.read_u(second, 2, As::Current)? as u16;
+    Ok((sel, offset))
 }
 
 /// Checks a near target and goes there.
@@ -116,7 +116,7 @@ fn load_plain_cs(sys: &mut Sys<'_>, sel: u16) {
 }
 
 /// Checks a code segment that a far JMP or CALL names directly.
-fn direct_target(sys: &Sys<'_>, sel: u16, d: &Descriptor, offset: u64) -> Fault {
+fn direct_target(sys: &Sys<'_>, sel: u16, d: &Descriptor) -> Fault {
     let cpl = sys.state.cpl();
     let privileged = if d.is_conforming() {
         d.dpl() <= cpl
@@ -129,7 +129,7 @@ fn direct_target(sys: &Sys<'_>, sel: u16, d: &Descriptor, offset: u64) -> Fault 
     if !d.present() {
         return Err(Exception::np(code_of(sel)));
     }
-    seg::check_target(sys, d, offset)
+    Ok(())
 }
 
 /// What a far JMP or CALL reaches through a system descriptor.
@@ -218,7 +218,8 @@ pub(super) fn jump_far(sys: &mut Sys<'_>, sel: u16, offset: u64, next_rip: u64) 
     let mut d = named(sys, sel)?;
     let cpl = sys.state.cpl();
     if d.is_code() {
-        direct_target(sys, sel, &d, offset)?;
+        direct_target(sys, sel, &d)?;
+        seg::check_target(sys, &d, offset)?;
         seg::load_cs(sys, sel, &mut d, cpl)?;
         sys.state.rip = offset;
         return Ok(Flow::Jump);
@@ -267,10 +268,16 @@ pub(super) fn call_far(
     let mut d = named(sys, sel)?;
     let cpl = sys.state.cpl();
     if d.is_code() {
-        direct_target(sys, sel, &d, offset)?;
+        direct_target(sys, sel, &d)?;
         let mut stack = Stack::current(sys);
+        if cpuid::is_amd(sys) && sys.state.long_mode() && d.has(attr::L) {
+            // These are in the new segment's mode before they push (APM vol. 3, CALL (Far)).
+            let ss = sys.state.seg[Seg::Ss as usize];
+            stack = Stack::switched(ss, sys.state.gpr[4], true, cpl);
+        }
         stack.push(sys, size, old_cs)?;
         stack.push(sys, size, next_rip)?;
+        seg::check_target(sys, &d, offset)?;
         seg::load_cs(sys, sel, &mut d, cpl)?;
         stack.commit(sys);
         sys.state.rip = offset;

@@ -284,10 +284,14 @@ impl Item {
 pub fn undefined(bits: u32, item: &Item, before: u32, jumped: bool) -> Option<u32> {
     let mut out = before;
     for insn in item.decode(bits) {
+        // The last ones may go on as code of another size, which is other code.
         let all = matches!(
             insn.mnemonic(),
-            M::Pushf | M::Pushfd | M::Pushfq | M::Lahf | M::Salc
-        );
+            M::Pushf | M::Pushfd | M::Pushfq | M::Lahf | M::Salc | M::Retf
+        ) || insn.is_call_far()
+            || insn.is_jmp_far()
+            || insn.is_call_far_indirect()
+            || insn.is_jmp_far_indirect();
         if insn.rflags_read() & out != 0 || all && out != 0 {
             return None;
         }
@@ -307,11 +311,12 @@ pub fn undefined(bits: u32, item: &Item, before: u32, jumped: bool) -> Option<u3
 pub fn undefined_at(s: &Sequence, rip: u64) -> u32 {
     let decoder =
         || iced_x86::Decoder::with_ip(s.bits, &s.bytes, s.start.rip, DecoderOptions::NONE);
-    if !decoder().iter().any(|insn| insn.ip() == rip) {
-        // Some branch left the sequence: whatever came before it.
-        return decoder()
-            .iter()
-            .fold(0, |all, i| all | i.rflags_undefined());
+    if !decoder().iter().any(|insn| insn.ip() == rip) || decoder().iter().any(|i| i.is_invalid()) {
+        // Some branch left the sequence, or the bytes may be read in several ways.
+        return (0..s.bytes.len()).fold(0, |all, from| {
+            let mut d = iced_x86::Decoder::new(s.bits, &s.bytes[from..], DecoderOptions::NONE);
+            all | d.decode().rflags_undefined()
+        });
     }
     let mut out = 0;
     for insn in &mut decoder() {
