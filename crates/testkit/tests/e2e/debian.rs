@@ -1,9 +1,13 @@
 //! Debian systems on an IDE disk: boot, login, data that survives, shutdown through ACPI.
 
-use anyhow::{Result, ensure};
-use testkit::{Home, Machine, Plan, guest, need};
+use anyhow::{Context, Result, ensure};
+use testkit::{Home, Machine, Plan, eventually, guest, need};
 
 use crate::MINUTE;
+use crate::memory::Memory;
+
+/// What an idle machine of 512 MiB may take besides guest RAM, in MiB.
+const ADDED_LIMIT: f64 = 120.0;
 
 #[test]
 fn debian_amd64() {
@@ -27,6 +31,7 @@ fn debian_amd64() {
                 kernel.ends_with("-amd64 x86_64"),
                 "another kernel: {kernel}"
             );
+            idle_guest_needs_little_memory(&home)?;
 
             // 200 MiB, written and read back by a system that was started anew.
             serial.shell(
@@ -71,6 +76,21 @@ fn debian_i386() {
             shut_down(&machine, &mut serial)
         },
     );
+}
+
+/// The engine gives back what a guest that does nothing has no use for.
+fn idle_guest_needs_little_memory(home: &Home) -> Result<()> {
+    let process = *home
+        .processes_of("VBoxHeadless")
+        .first()
+        .context("no VBoxHeadless")?;
+    let mut added = 0.0;
+    let given_back = eventually("memory given back", 2 * MINUTE, || {
+        added = Memory::read(process)?.added();
+        Ok((added <= ADDED_LIMIT).then_some(()))
+    });
+    eprintln!("the idle machine adds {added:.1} MiB to guest RAM");
+    given_back.with_context(|| format!("an idle machine adds {added:.1} MiB"))
 }
 
 /// Presses the power button and waits for the system to have ended in order.

@@ -9,6 +9,7 @@ mod debian;
 mod full_disk;
 mod installer;
 mod kill;
+mod memory;
 mod memtest;
 mod small;
 mod smp;

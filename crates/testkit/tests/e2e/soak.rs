@@ -17,6 +17,7 @@ use rustix::process::Pid;
 use testkit::{Font, Home, Machine, Plan, Serial, guest, guest_text, is_long, need};
 
 use crate::MINUTE;
+use crate::memory::Memory;
 
 /// What the machine's process may grow by, in MiB per hour.
 const LEAK_LIMIT: f64 = 5.0;
@@ -243,59 +244,14 @@ impl Random {
     }
 }
 
-/// The memory of a process, in MiB, each page counted once.
-struct Memory {
-    /// Hours since the start.
-    hours: f64,
-    /// What is neither guest RAM nor translated code.
-    own: f64,
-    code: f64,
-    guest: f64,
-}
-
-impl Memory {
-    fn read(process: Pid, hours: f64) -> Result<Memory> {
-        let path = format!("/proc/{}/smaps", process.as_raw_nonzero());
-        let text = fs::read_to_string(&path).with_context(|| path)?;
-        let mut memory = Memory {
-            hours,
-            own: 0.0,
-            code: 0.0,
-            guest: 0.0,
-        };
-        let mut name = "";
-        for line in text.lines() {
-            if let Some(size) = line.strip_prefix("Pss:") {
-                let kib: f64 = size.trim().trim_end_matches(" kB").parse()?;
-                let class = if name.contains("oxbox-guest-ram") {
-                    &mut memory.guest
-                } else if name.contains("oxbox-code") {
-                    &mut memory.code
-                } else {
-                    &mut memory.own
-                };
-                *class += kib / 1024.0;
-            } else if line
-                .as_bytes()
-                .first()
-                .is_some_and(|byte| !byte.is_ascii_uppercase())
-            {
-                name = line;
-            }
-        }
-        ensure!(memory.guest > 0.0, "no guest RAM among the mappings");
-        Ok(memory)
-    }
-}
-
 struct Soak<'a> {
     machine: &'a Machine<'a>,
     serial: Serial,
     process: Pid,
     random: Random,
     start: Instant,
-    /// Of the idle guest, after each boot.
-    memory: Vec<Memory>,
+    /// Of the idle guest, after each boot, with the hours since the start.
+    memory: Vec<(f64, Memory)>,
     events: BTreeMap<&'static str, u32>,
     /// Rounds of each worker, all boots together.
     rounds: BTreeMap<String, u64>,
@@ -430,7 +386,7 @@ impl Soak<'_> {
         // Boot jobs end, and the engine gives back what an idle guest does not need.
         std::thread::sleep(if is_long() { MINUTE / 2 } else { MINUTE / 20 });
         let hours = self.start.elapsed().as_secs_f64() / 3600.0;
-        let memory = Memory::read(self.process, hours)?;
+        let memory = Memory::read(self.process)?;
         let files = fs::read_dir(format!("/proc/{}/fd", self.process.as_raw_nonzero()))?.count();
         eprintln!(
             "soak: {:.1} min: own {:.1} MiB, code {:.1} MiB, guest {:.1} MiB, {files} files",
@@ -439,7 +395,7 @@ impl Soak<'_> {
             memory.code,
             memory.guest
         );
-        self.memory.push(memory);
+        self.memory.push((hours, memory));
         Ok(())
     }
 
@@ -448,9 +404,9 @@ impl Soak<'_> {
         let warm = &self.memory[self.memory.len() / 4..];
         ensure!(warm.len() >= 3, "too short to tell a leak");
         let mut slopes: Vec<f64> = Vec::new();
-        for (i, a) in warm.iter().enumerate() {
-            for b in &warm[i + 1..] {
-                slopes.push(((b.own + b.code) - (a.own + a.code)) / (b.hours - a.hours));
+        for (i, (before, a)) in warm.iter().enumerate() {
+            for (after, b) in &warm[i + 1..] {
+                slopes.push((b.added() - a.added()) / (after - before));
             }
         }
         slopes.sort_by(f64::total_cmp);
