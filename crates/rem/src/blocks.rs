@@ -1,5 +1,7 @@
 //! The store of translations: lookup, wiring of jumps, invalidation.
 
+mod spaces;
+
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -129,6 +131,10 @@ pub struct Blocks {
     /// The same of each entry of the tables for indirect jumps: bits 0 and 1 say in which list of
     /// [`Blocks::live_jc`] it is, bit 2 that its target is global.
     jc_state: Vec<u8>,
+    /// Block of each.
+    jc_block: Vec<u32>,
+    /// Address spaces that may come again.
+    spaces: Vec<spaces::Space>,
     /// Pages that wired links and indirect jumps lead to, by the low bits of the page number:
     /// others may be mapped anew without a look at the wiring.
     entered: Box<[u64; ENTERED / 64]>,
@@ -177,6 +183,8 @@ impl Blocks {
             live_jc: [Vec::new(), Vec::new()],
             wired: Vec::new(),
             jc_state: vec![0; JC_TABLES << 16],
+            jc_block: vec![0; JC_TABLES << 16],
+            spaces: Vec::new(),
             entered: Box::new([0; ENTERED / 64]),
             jc_owner: [u32::MAX; JC_TABLES],
             crossing: Vec::new(),
@@ -324,6 +332,7 @@ impl Blocks {
         self.modes.clear();
         self.mode_ids.clear();
         self.recent_modes.clear();
+        self.spaces.clear();
         self.crossing.clear();
         ctx.gates = Default::default();
         self.next_slot = 0;
@@ -534,6 +543,7 @@ impl Blocks {
         let jc = &mut ctx.jc[table];
         jc.tag[usize::from(index)] = target;
         jc.host[usize::from(index)] = self.cache.address(self.blocks[id as usize].entry_parked);
+        self.jc_block[table << 16 | usize::from(index)] = id;
         let state = &mut self.jc_state[table << 16 | usize::from(index)];
         let bit = 1 << u8::from(global);
         if *state & bit == 0 {

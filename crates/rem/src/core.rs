@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use cpu::bits::{debugctl, dr6, msr, rflags};
+use cpu::bits::{cr4, debugctl, dr6, msr, rflags};
 use cpu::{Bus, Exception, Exit, Fault, RunState, Signals, signal};
 use pgm::{PageFlags, PhysMap};
 
@@ -21,6 +21,8 @@ use crate::translate::{self, Input, Variant};
 
 /// PAUSE instructions between two offers of the host's core: some microseconds of spinning.
 const PAUSES: u64 = 64;
+/// The bits of CR3 that are a PCID.
+const PCID: u64 = 0xfff;
 /// Longest instruction.
 const MAX_INSN: usize = 15;
 /// Bytes read ahead of a block's start, for its instructions; more than nearly all blocks have.
@@ -87,6 +89,8 @@ pub struct Core {
     mode_id: u32,
     /// Its table for indirect jumps.
     pub jc_table: usize,
+    /// CR3 of the address space that local entries are of.
+    space: u64,
     /// Why to leave, once decided.
     pub exit: Option<Exit>,
     /// The instruction that runs was started with TF set.
@@ -138,6 +142,7 @@ impl Core {
             mode: Mode::of(&cpu::State::reset(0)),
             mode_id: 0,
             jc_table: 0,
+            space: 0,
             exit: None,
             step: false,
             stepped: (0, 0),
@@ -193,11 +198,53 @@ impl Core {
                     return;
                 }
             }
-            Flush::NonGlobal => self.mmu.flush_local(&mut ctx.tlb),
-            Flush::All => self.mmu.flush_all(&mut ctx.tlb),
+            Flush::Space(pcid) => return self.forget_spaces(|cr3| cr3 & PCID == pcid),
+            Flush::Switch { keep } => {
+                self.stats.flushes += 1;
+                return self.switch(ctx, keep);
+            }
+            Flush::NonGlobal => {
+                self.forget_spaces(|_| true);
+                self.mmu.flush_local(&mut ctx.tlb);
+            }
+            Flush::All => {
+                self.forget_spaces(|_| true);
+                self.mmu.flush_all(&mut ctx.tlb);
+                self.space = ctx.state.cr3;
+            }
         }
         self.stats.flushes += 1;
         self.blocks.clear_exec(ctx, flush != Flush::NonGlobal);
+    }
+
+    /// CR3 was loaded. `keep`: what is known of the new address space stays valid.
+    ///
+    /// Without PCIDs nothing local survives. With them, translations belong to the PCID, whatever
+    /// the rest of CR3 is; those of an earlier user of a PCID are not kept.
+    fn switch(&mut self, ctx: &mut Ctx, keep: bool) {
+        let (old, new) = (self.space, ctx.state.cr3);
+        self.space = new;
+        let pcids = ctx.state.cr4 & cr4::PCIDE != 0;
+        if pcids && keep && old == new {
+            return;
+        }
+        if pcids && old & PCID != new & PCID {
+            self.mmu.leave_space(&mut ctx.tlb, old);
+            self.blocks.leave_space(ctx, old);
+        } else {
+            self.mmu.flush_local(&mut ctx.tlb);
+            self.blocks.clear_exec(ctx, false);
+        }
+        self.forget_spaces(|cr3| cr3 & PCID == new & PCID && !(keep && cr3 == new));
+        if keep {
+            self.mmu.enter_space(&mut ctx.tlb, new);
+            self.blocks.enter_space(ctx, new);
+        }
+    }
+
+    fn forget_spaces(&mut self, which: impl Fn(u64) -> bool) {
+        self.mmu.forget_spaces(&which);
+        self.blocks.forget_spaces(&which);
     }
 
     /// Drops translations of code that helpers or this vCPU's stores wrote. True if there were any.
@@ -527,8 +574,15 @@ impl Core {
         }
     }
 
+    /// The vCPU starts to run in `ctx.state`, which others may have changed.
+    pub fn begin(&mut self, ctx: &mut Ctx) {
+        self.space = ctx.state.cr3;
+        self.blocks.close_gates(ctx);
+        self.read_tsc(ctx);
+    }
+
     /// Tells translated code what the time-stamp counter is.
-    pub fn read_tsc(&mut self, ctx: &mut Ctx) {
+    fn read_tsc(&mut self, ctx: &mut Ctx) {
         let delta = self.bus.tsc_delta();
         ctx.tsc_known = delta.is_some().into();
         ctx.tsc_delta = delta.unwrap_or(0).wrapping_add(ctx.state.tsc_offset);

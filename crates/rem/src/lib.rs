@@ -202,8 +202,7 @@ impl Engine for Rem {
                 (&mut *ctx, &mut *self.core)
             }
         };
-        core.blocks.close_gates(c);
-        core.read_tsc(c);
+        core.begin(c);
         if self.idle.enters(Instant::now()) && core.blocks.cache.used() > IDLE_CACHE {
             core.give_back(c);
         }

@@ -1,6 +1,8 @@
 //! The software TLB: filling, flushing, and linear memory for helpers.
 #![allow(unsafe_code)] // copies at host addresses taken from TLB entries
 
+mod spaces;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -64,6 +66,8 @@ pub struct Mmu {
     fetches: Box<[Fetch; FETCHES]>,
     /// Those that may be of local pages.
     local_fetches: Vec<u16>,
+    /// Address spaces that may come again.
+    spaces: Vec<spaces::Space>,
 }
 
 /// Entries of the cache of instruction fetches, a power of two.
@@ -126,6 +130,7 @@ impl Mmu {
             hits: 0,
             fetches: Box::new([NO_FETCH; FETCHES]),
             local_fetches: Vec::new(),
+            spaces: Vec::new(),
         }
     }
 
@@ -290,13 +295,14 @@ impl Mmu {
 
     /// Drops everything.
     pub fn flush_all(&mut self, tables: &mut Tables) {
+        self.spaces.clear();
         self.flush_where(tables, |_, _, _| true);
         self.large = [[NO_RANGE; 2]; 2];
         self.fetches.fill(NO_FETCH);
         self.local_fetches.clear();
     }
 
-    /// Drops everything but global pages.
+    /// Drops everything of the current address space but global pages.
     pub fn flush_local(&mut self, tables: &mut Tables) {
         let mut used = std::mem::take(&mut self.used[0]);
         for n in used.drain(..) {
@@ -352,11 +358,13 @@ impl Mmu {
     pub fn flush_writes(&mut self, tables: &mut Tables, page: u64) {
         let host = self.ram.base() as u64 + page;
         self.flush_where(tables, |_, at, write| write && at == host);
+        self.forget_writes(Some(host));
     }
 
     /// Drops all entries that let code write directly.
     pub fn flush_all_writes(&mut self, tables: &mut Tables) {
         self.flush_where(tables, |_, _, write| write);
+        self.forget_writes(None);
     }
 
     /// Translates an instruction fetch: RAM offset of `linear`, and whether the page is global.

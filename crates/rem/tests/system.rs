@@ -214,6 +214,7 @@ macro_rules! programs {
 
 programs! {
     Start::Long,
+    address_spaces
     edges
     page_faults
     self_modifying

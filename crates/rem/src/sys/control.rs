@@ -155,9 +155,10 @@ fn write_cr0(sys: &mut Sys<'_>, value: u64) -> Fault {
 
 fn write_cr3(sys: &mut Sys<'_>, value: u64) -> Fault {
     let mut new = value;
+    let mut keep = false;
     if sys.state.long_mode() {
         if sys.state.cr4 & cr4::PCIDE != 0 {
-            // "Do not flush": flushing more than asked is always allowed.
+            keep = new >> 63 != 0;
             new &= !(1 << 63);
         }
         if new >> walk::PHYS_BITS != 0 {
@@ -170,7 +171,7 @@ fn write_cr3(sys: &mut Sys<'_>, value: u64) -> Fault {
         sys.state.pdpte = walk::read_pdptes(sys.mem.phys(), new)?;
     }
     sys.state.cr3 = new;
-    sys.flush = sys.flush.merge(Flush::NonGlobal);
+    sys.flush = sys.flush.merge(Flush::Switch { keep });
     Ok(())
 }
 
@@ -335,9 +336,15 @@ pub(super) fn invpcid(sys: &mut Sys<'_>, insn: &Instruction) -> Fault {
     if kind > 3 || pcid >> 12 != 0 || named && pcid != 0 && sys.state.cr4 & cr4::PCIDE == 0 {
         return bad;
     }
+    let current = if sys.state.cr4 & cr4::PCIDE != 0 {
+        sys.state.cr3 & 0xfff
+    } else {
+        0
+    };
     let flush = match kind {
         0 if !canonical(addr) => return bad,
-        0 if pcid == sys.state.cr3 & 0xfff => Flush::Page(addr),
+        0 if pcid == current => Flush::Page(addr),
+        0 | 1 if pcid != current => Flush::Space(pcid),
         2 => Flush::All,
         _ => Flush::NonGlobal,
     };

@@ -71,7 +71,14 @@ pub enum Flush {
     None,
     /// Those of the page with this linear address, global or not.
     Page(u64),
-    /// All but global ones.
+    /// Those of another address space, by its PCID.
+    Space(u64),
+    /// CR3 was loaded; with `keep`, what is known under its PCID stays.
+    Switch {
+        /// Bit 63 was set, with CR4.PCIDE.
+        keep: bool,
+    },
+    /// All but global ones, in all address spaces.
     NonGlobal,
     /// All.
     All,

@@ -130,7 +130,7 @@ fn what_needs_flushing_is_told() {
     let mut m = Machine::long();
     m.state.gpr[0] = m.state.cr3;
     m.ok(&[0x0f, 0x22, 0xd8]);
-    assert_eq!(m.flush, Flush::NonGlobal);
+    assert_eq!(m.flush, Flush::Switch { keep: false });
     // invlpg [rax]
     m.state.gpr[0] = 0x1234;
     m.ok(&[0x0f, 0x01, 0x38]);
