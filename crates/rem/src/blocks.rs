@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::Error;
+use crate::allocator;
 use crate::cache::Cache;
 use crate::ctx::{self, Ctx, JC_TABLES, JcTable, SLOTS};
 use crate::emit::Code;
@@ -340,7 +341,6 @@ impl Blocks {
     }
 
     /// Gives the memory of a store that was just cleared back to the host.
-    #[allow(unsafe_code)]
     pub fn give_back(&mut self) {
         self.cache.give_back();
         self.blocks = Vec::new();
@@ -350,11 +350,7 @@ impl Blocks {
         self.execs = Vec::new();
         self.links = Vec::new();
         self.wired = Vec::new();
-        // SAFETY: it only returns free memory of the allocator.
-        #[cfg(target_env = "gnu")]
-        unsafe {
-            libc::malloc_trim(0);
-        }
+        allocator::trim();
     }
 
     /// RAM pages that hold translations.

@@ -14,6 +14,7 @@
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+mod allocator;
 mod blocks;
 mod cache;
 mod classify;
@@ -110,6 +111,7 @@ impl Rem {
         peers: Arc<Peers>,
         cache: usize,
     ) -> Result<Box<dyn Engine>, Error> {
+        allocator::prepare();
         let (least, most) = (*CODE_CACHE_RANGE.start(), *CODE_CACHE_RANGE.end());
         let cache = cache.clamp(least, most).next_multiple_of(4096);
         let mut core = Box::new(Core::new(cpu, phys.clone(), bus, peers, cache)?);
