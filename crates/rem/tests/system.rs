@@ -225,6 +225,7 @@ programs! {
     Start::Flat,
     gates
     paging32
+    real
     segments
     tasks
     v86
