@@ -260,6 +260,10 @@ fn excused(s: &Sequence, native: &End, engine: &End) -> bool {
         _ if s.bits == 64 && matches!(insn.memory_segment(), Register::FS | Register::GS) => {
             native.vector == 13 && engine.vector == 14
         }
+        // Ten bytes are accessed as eight and two.
+        _ if insn.memory_size() == iced_x86::MemorySize::Float80 => {
+            memory(native.vector) && memory(engine.vector)
+        }
         // Which elements a gather has when it faults.
         _ if insn.is_vsib() => memory(native.vector),
         _ => false,

@@ -9,27 +9,38 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use cpu::bits::{cr0, cr4, efer};
-use cpu::{Bus, Exit, Seg, SegReg, Signals, State, attr};
+use cpu::{Bus, Exit, Seg, SegReg, Signals, State, attr, signal};
 use pgm::{PhysMap, Ram, RegionKind, WriteFlags};
 
-struct NoBus(Arc<Signals>);
+/// No devices but one at port 0xF0: when a string is read from it, it asks for interrupt 32, once.
+#[derive(Default)]
+struct Machine {
+    signals: Arc<Signals>,
+    asks: AtomicBool,
+    asked: AtomicBool,
+}
 
-impl Bus for NoBus {
+impl Bus for Machine {
     fn port_read(&self, _: usize, _: u16, _: u8) -> u32 {
         u32::MAX
     }
     fn port_write(&self, _: usize, _: u16, _: u8, _: u32) {}
     fn port_read_string(&self, _: usize, _: u16, _: u8, data: &mut [u8]) {
         data.fill(0xff);
+        if !self.asked.swap(true, SeqCst) {
+            self.asks.store(true, SeqCst);
+            self.signals.raise(signal::INTR);
+        }
     }
     fn port_write_string(&self, _: usize, _: u16, _: u8, _: &[u8]) {}
     fn interrupt_pending(&self, _: usize) -> bool {
-        false
+        self.asks.load(SeqCst)
     }
     fn interrupt_acknowledge(&self, _: usize) -> Option<u8> {
-        None
+        self.asks.swap(false, SeqCst).then_some(32)
     }
     fn cr8(&self, _: usize) -> u8 {
         0
@@ -53,7 +64,7 @@ impl Bus for NoBus {
     }
     fn ferr(&self, _: usize) {}
     fn signals(&self, _: usize) -> &Arc<Signals> {
-        &self.0
+        &self.signals
     }
 }
 
@@ -167,7 +178,7 @@ fn long(phys: &PhysMap) -> State {
     s.gdtr.base = GDT;
     s.gdtr.limit = 0x3f;
     s.idtr.base = IDT;
-    s.idtr.limit = 0x1ff;
+    s.idtr.limit = 0x3ff;
     s.tr = SegReg {
         base: TSS,
         limit: 0x67,
@@ -188,7 +199,7 @@ fn run(name: &str, start: Start) -> (Exit, State) {
     };
     phys.add(0, 16 << 20, 0, kind).unwrap();
     phys.write(PROGRAM, &assemble(name, start));
-    let bus = Arc::new(NoBus(Arc::default()));
+    let bus = Arc::new(Machine::default());
     let mut engine = rem::Rem::new(0, phys.clone(), bus).unwrap();
     let mut s = match start {
         Start::Flat => flat(),
@@ -216,10 +227,13 @@ programs! {
     Start::Long,
     address_spaces
     edges
+    exact
     page_faults
     self_modifying
     single_step
+    strings
     system_calls
+    tlb
 }
 programs! {
     Start::Flat,

@@ -296,19 +296,23 @@ impl Run {
     /// compared and whether the last were equal.
     fn compare(&self, sys: &mut Sys<'_>, most: u64) -> Fault<(u64, bool)> {
         let (right_at, mut n) = self.span(sys, 7, most, false)?;
-        let mut left_at = 0;
-        if self.op == Op::Cmps {
-            let (at, m) = self.span(sys, 6, n, false)?;
-            (left_at, n) = (at, n.min(m));
-        }
-        let len = n as usize * self.unit;
         let (mut left, mut right) = ([0; PAGE], [0; PAGE]);
+        // The operand at DI is looked at first, as AMD's processors do.
         if self.op == Op::Cmps {
+            sys.mem
+                .read(right_at, &mut right[..self.unit], As::Current)?;
+            let (left_at, m) = self.span(sys, 6, n, false)?;
+            n = n.min(m);
+            let len = n as usize * self.unit;
             let low = self.lowest(left_at, n);
             sys.mem.read(low, &mut left[..len], As::Current)?;
         }
-        let low = self.lowest(right_at, n);
-        sys.mem.read(low, &mut right[..len], As::Current)?;
+        // A device is read once.
+        if self.op == Op::Scas || n > 1 {
+            let len = n as usize * self.unit;
+            let low = self.lowest(right_at, n);
+            sys.mem.read(low, &mut right[..len], As::Current)?;
+        }
 
         let accumulator = sys.gpr(0, self.unit);
         let element = |buffer: &[u8], i: usize| {
