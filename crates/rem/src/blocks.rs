@@ -683,12 +683,38 @@ impl Blocks {
         }
     }
 
+    /// The block whose code is at cache offset `at`.
+    fn block_of(&self, at: u32) -> Option<u32> {
+        let n = self.blocks.partition_point(|b| b.start <= at);
+        let id = n.checked_sub(1)?;
+        (at < self.blocks[id].end).then_some(id as u32)
+    }
+
+    /// RAM offset of the instruction at offset `rip` in CS, in the block whose code is at `at`.
+    pub fn ram_offset(&self, at: u32, rip: u64) -> Option<u64> {
+        let b = &self.blocks[self.block_of(at)? as usize];
+        // RAM and linear addresses agree in the place in a page, and instructions start on the
+        // block's first page.
+        let start = b.rip.wrapping_sub(b.key.0 & 0xfff);
+        Some(b.pages[0] + (rip.wrapping_sub(start) & 0xfff))
+    }
+
+    /// Drops the block whose code is at cache offset `at`, which may be running. Returns the RAM
+    /// offset of its instruction at `rip`.
+    pub fn drop_at(&mut self, ctx: &mut Ctx, at: u32, rip: u64) -> Option<u64> {
+        let offset = self.ram_offset(at, rip)?;
+        let id = self.block_of(at)?;
+        if self.blocks[id as usize].valid {
+            self.drop_block(ctx, id);
+        }
+        Some(offset)
+    }
+
     /// Offset in CS of the instruction that the host executes at cache offset `at`.
     ///
     /// True: the arithmetic flags are parked there.
     pub fn guest_rip(&self, at: u32) -> Option<(u64, bool)> {
-        let n = self.blocks.partition_point(|b| b.start <= at);
-        let b = self.blocks[..n].last().filter(|b| at < b.end)?;
+        let b = &self.blocks[self.block_of(at)? as usize];
         let m = b.map.partition_point(|(host, _)| *host <= at);
         let (_, delta) = b.map[..m].last()?;
         // RAM and linear addresses agree in the place in a page.

@@ -18,6 +18,7 @@ use crate::sys::{self, Event, Flush, Sys};
 use crate::thunks;
 use crate::tlb::{Linear, Mmu, Place};
 use crate::translate::{self, Input, Variant};
+use crate::window::{Policy, Reaches, Windows};
 
 /// PAUSE instructions between two offers of the host's core: some microseconds of spinning.
 const PAUSES: u64 = 64;
@@ -51,6 +52,8 @@ pub struct Stats {
     pub pauses: u64,
     /// Operations during which other engines stood still.
     pub alone: u64,
+    /// Accesses of window code that were somewhere else.
+    pub strays: u64,
     /// Instructions executed by helpers, by [`iced_x86::Code`].
     pub helped: Vec<u64>,
 }
@@ -115,6 +118,10 @@ pub struct Core {
     pub global: bool,
     /// Room for a page's code.
     code: Vec<u8>,
+    /// Whether user code uses the window.
+    pub windows: Policy,
+    /// How instructions in window code reach memory, where not as they usually would.
+    pub reaches: Reaches,
     /// Counters.
     pub stats: Stats,
 }
@@ -154,6 +161,8 @@ impl Core {
             in_place: false,
             global: false,
             code: Vec::new(),
+            windows: Policy::new(Windows::Never),
+            reaches: Reaches::default(),
             stats: Stats {
                 helped: vec![0; iced_x86::Code::values().len()],
                 ..Stats::default()
@@ -501,7 +510,7 @@ impl Core {
         if self.exit.is_some()
             || self.mode.one()
             || enabled && ctx.held != 0
-            || Mode::of(&ctx.state) != self.mode
+            || !self.mode.is_of(&ctx.state)
         {
             return false;
         }
@@ -520,6 +529,19 @@ impl Core {
             mode = mode.single();
         }
         self.mmu.sync(&ctx.state);
+        ctx.window = 0;
+        if let Some(window) = &self.mmu.window
+            && mode.may_window()
+            && !self.mmu.watches.data
+            && self.windows.use_window(self.mmu.flushes)
+        {
+            mode = mode.windowed();
+            ctx.window = 1;
+            ctx.window_fs = match mode.code64() {
+                true => window.high(),
+                false => window.low(),
+            };
+        }
         for seg in 0..6 {
             (ctx.limit_read[seg], ctx.limit_write[seg]) = fast_limits(&ctx.state, seg);
         }
@@ -684,8 +706,18 @@ impl Core {
             _ => [Class::Kernel, Class::KernelOpen]
                 .map(|class| self.blocks.number(&self.mode.with_class(class))),
         };
+        let window = match &self.mmu.window {
+            Some(window) if self.mode.window() => Some(translate::Window {
+                high: window.high(),
+                low: window.low(),
+                reaches: &self.reaches,
+                page,
+            }),
+            _ => None,
+        };
         let input = Input {
             mode: self.mode,
+            window,
             rip,
             code: &code,
             known: (from, to),

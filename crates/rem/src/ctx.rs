@@ -24,6 +24,12 @@ pub const SLOTS: usize = 1 << 19;
 pub const JC_SIZE: usize = 1 << 16;
 /// Tables for indirect jumps; [`crate::mode::Mode::jc_table`] says which modes share one.
 pub const JC_TABLES: usize = 11;
+/// Bytes of a table that tells which addresses are in the window: a page for each value of bits 40
+/// to 47, so that [`WINDOW_BITS`] of an address are an offset in it.
+pub const WINDOW_TABLE: usize = 1 << 20;
+/// Bits of an address that are looked up in the table; the lower ones only fill the place in its
+/// page.
+pub const WINDOW_BITS: u64 = 0xfffff << 28;
 /// Clusters of accesses a block may have.
 pub const CLUSTERS: usize = 16;
 /// Bytes of the bounce buffer: the largest access (64) at any offset below 64.
@@ -103,7 +109,7 @@ pub enum Call {
     Jump = 5,
     /// The poll word was set; `arg` is a block.
     Poll = 6,
-    /// A host fault inside translated code; T1 is the host address, T0 the trap number.
+    /// A host fault inside translated code; [`Ctx::fault`] tells more.
     Fault = 7,
 }
 
@@ -139,6 +145,18 @@ pub struct Ctx {
     pub hflags: u64,
     /// Arithmetic flags parked while the host's are in use: AL is OF, AH the rest (LAHF).
     pub flagsave: u64,
+    /// Where a call's answer says to go on.
+    pub target: u64,
+    /// What a host signal said.
+    pub fault: HostFault,
+    /// Nonzero: translated code runs with [`Ctx::window_fs`] in the FS base.
+    pub window: u32,
+    /// FS base of the window.
+    pub window_fs: u64,
+    /// FS base of Rust's thread.
+    pub host_fs: u64,
+    /// [`WINDOW_BITS`].
+    pub window_bits: u64,
     /// Temporaries of instruction sequences.
     pub tmp: [u64; 5],
     /// Host addresses of clusters of accesses of the block that runs.
@@ -168,6 +186,27 @@ pub struct Ctx {
     pub slots: [u64; SLOTS],
     /// Targets of indirect jumps.
     pub jc: [JcTable; JC_TABLES],
+    /// What lies in the window: reading a byte faults unless the address does. For its high part
+    /// and its low part; see [`crate::window`].
+    pub window_tables: [WindowTable; 2],
+}
+
+/// See [`WINDOW_TABLE`].
+#[repr(C, align(4096))]
+pub struct WindowTable(pub [u8; WINDOW_TABLE]);
+
+/// A host signal inside translated code.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct HostFault {
+    /// Trap number.
+    pub trap: u64,
+    /// Where.
+    pub rip: u64,
+    /// Address of a page fault.
+    pub address: u64,
+    /// Its error code.
+    pub code: u64,
 }
 
 /// Pages of the host as large as it has them for ordinary memory: translated code goes all over the
@@ -297,6 +336,14 @@ pub const fn cluster(n: usize) -> i32 {
 pub const fn thunk(call: Call) -> i32 {
     (offset_of!(Ctx, thunks) + 8 * call as usize) as i32
 }
+
+/// Offset of the table for the high (0) or low (1) part of the window.
+pub const fn window_table(low: bool) -> i32 {
+    (offset_of!(Ctx, window_tables) + low as usize * WINDOW_TABLE) as i32
+}
+
+/// Offset of [`WINDOW_BITS`].
+pub const WINDOW_MASK: i32 = offset_of!(Ctx, window_bits) as i32;
 
 /// Offset of a temporary.
 pub const fn tmp(n: usize) -> i32 {

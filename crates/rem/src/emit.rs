@@ -10,6 +10,31 @@ pub const T0: u8 = 10;
 /// Scratch register 1 (R11).
 pub const T1: u8 = 11;
 
+/// Where the translator's own moves find memory: `[base + disp]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct At {
+    /// Base register.
+    pub base: u8,
+    /// Displacement.
+    pub disp: i32,
+    /// Through the FS segment, which is the window.
+    pub fs: bool,
+    /// The address is truncated to 32 bits first.
+    pub short: bool,
+}
+
+impl At {
+    /// `[T0 + disp]`, a host address.
+    pub const fn t0(disp: i32) -> Self {
+        Self {
+            base: T0,
+            disp,
+            fs: false,
+            short: false,
+        }
+    }
+}
+
 /// Code under construction. Positions are offsets from its start.
 #[derive(Default)]
 pub struct Code {
@@ -284,17 +309,44 @@ impl Code {
         }
     }
 
-    /// The end of an instruction on `[r10 + disp]` with register `reg`: ModRM and displacement.
-    pub fn at_t0(&mut self, reg: u8, disp: i32) {
-        let modrm = (reg & 7) << 3 | 2;
-        match disp {
-            0 => self.put(&[modrm]),
-            -128..=127 => self.put(&[0x40 | modrm, disp as u8]),
-            _ => {
-                self.put(&[0x80 | modrm]);
-                self.disp(disp);
-            }
+    /// An instruction on memory at `at` with register `reg` (or opcode extension): `prefix` (66 or
+    /// nothing), REX, `op`, ModRM.
+    pub fn memory(&mut self, prefix: &[u8], w: bool, op: &[u8], reg: u8, at: At) {
+        if at.fs {
+            self.put(&[0x64]);
         }
+        if at.short {
+            self.put(&[0x67]);
+        }
+        self.put(prefix);
+        self.put(&[Self::rex(w, reg, 0, at.base)]);
+        self.put(op);
+        let modrm = (reg & 7) << 3 | at.base & 7;
+        let (length, disp) = match at.disp {
+            0 if at.base & 7 != 5 => (0, 0),
+            -128..=127 => (1, at.disp),
+            _ => (2, at.disp),
+        };
+        self.put(&[length << 6 | modrm]);
+        if at.base & 7 == 4 {
+            self.put(&[0x24]); // no index
+        }
+        match length {
+            0 => {}
+            1 => self.put(&[disp as u8]),
+            _ => self.disp(disp),
+        }
+    }
+
+    /// Faults unless the address in `reg` is in the low or high part of the window. Uses T1, keeps
+    /// flags.
+    pub fn check_window(&mut self, reg: u8, low: bool) {
+        // pext r11, reg, gs:[mask]
+        let vvvv = (!reg & 0xf) << 3;
+        self.put(&[0x65, 0xc4, 0x62, 0x82 | vvvv, 0xf5, 0x1c, 0x25]);
+        self.disp(ctx::WINDOW_MASK);
+        self.put(&[0x65, 0x45, 0x0f, 0xb6, 0x9b]); // movzx r11d, byte gs:[r11 + table]
+        self.disp(ctx::window_table(low));
     }
 
     /// TLB probe for `size` bytes at the linear address in T0: leaves the host address in T0, or
@@ -496,6 +548,42 @@ mod tests {
                 "or r11d,2"
             ]
         );
+    }
+
+    #[test]
+    fn window_accesses_read_back_as_meant() {
+        let at = |base, disp, fs, short| At {
+            base,
+            disp,
+            fs,
+            short,
+        };
+        let got = text(|c| {
+            c.memory(&[], true, &[0x8b], 1, at(4, -8, true, false));
+            c.memory(&[], false, &[0x89], 12, at(5, 0, true, true));
+            c.memory(&[0x66], false, &[0x8b], 3, at(13, 0x1000, true, false));
+            c.memory(&[], false, &[0x0f, 0xb6], 3, At::t0(0));
+            c.memory(&[], true, &[0x8b], 3, at(12, 0, true, false));
+            c.check_window(4, false);
+            c.check_window(T0, true);
+        });
+        let check = |r: &str, low| {
+            [
+                format!("pext r11,{r},[gs:{:X}h]", ctx::WINDOW_MASK),
+                format!("movzx r11d,byte [gs:r11+{:X}h]", ctx::window_table(low)),
+            ]
+        };
+        let moves = [
+            "mov rcx,[fs:rsp-8]",
+            "mov [fs:ebp],r12d",
+            "mov bx,[fs:r13+1000h]",
+            "movzx ebx,byte [r10]",
+            "mov rbx,[fs:r12]",
+        ];
+        let mut expected: Vec<String> = moves.iter().map(|s| (*s).to_owned()).collect();
+        expected.extend(check("rsp", false));
+        expected.extend(check("r10", true));
+        assert_eq!(got, expected);
     }
 
     #[test]

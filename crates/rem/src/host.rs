@@ -1,4 +1,5 @@
 //! What the host's CPU is good at.
+#![allow(unsafe_code)] // a few instructions Rust has no name for
 
 use std::arch::is_x86_feature_detected;
 use std::sync::OnceLock;
@@ -36,4 +37,29 @@ fn slow_pext() -> bool {
     let eax = std::arch::x86_64::__cpuid(1).eax;
     let family = (eax >> 8 & 0xf) + (eax >> 20 & 0xff);
     amd && family < 0x19
+}
+
+/// Whether programs may set the bases of FS and GS by instructions.
+pub fn has_fsgsbase() -> bool {
+    const HWCAP2_FSGSBASE: u64 = 1 << 1;
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| {
+        // SAFETY: reads a value that the kernel gave the process.
+        let caps = unsafe { libc::getauxval(libc::AT_HWCAP2) };
+        caps & HWCAP2_FSGSBASE != 0
+    })
+}
+
+/// FS base of this thread; for hosts with [`has_fsgsbase`].
+pub fn fs_base() -> u64 {
+    let base;
+    // SAFETY: only reads a register.
+    unsafe { std::arch::asm!("rdfsbase {}", out(reg) base, options(nomem, nostack)) };
+    base
+}
+
+/// Makes `base` the GS base of this thread; for hosts with [`has_fsgsbase`].
+pub fn set_gs_base(base: u64) {
+    // SAFETY: nothing in this process but translated code uses GS.
+    unsafe { std::arch::asm!("wrgsbase {}", in(reg) base, options(nomem, nostack)) };
 }

@@ -36,6 +36,7 @@ mod thunks;
 mod tlb;
 mod translate;
 mod vector;
+mod window;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -48,6 +49,7 @@ use crate::core::Core;
 use crate::ctx::{Call, Ctx};
 
 pub use crate::peers::Peers;
+pub use crate::window::Windows;
 
 /// Bytes of code cache for one vCPU, unless said otherwise.
 pub const CODE_CACHE: usize = 64 << 20;
@@ -55,6 +57,24 @@ pub const CODE_CACHE: usize = 64 << 20;
 const IDLE_CACHE: usize = 12 << 20;
 /// The least and the most that may be asked for: jumps reach 2 GiB, and one translation must fit.
 pub const CODE_CACHE_RANGE: std::ops::RangeInclusive<usize> = 2 << 20..=1 << 30;
+
+/// What can be chosen for an engine.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Size of its code cache in bytes; it is brought into [`CODE_CACHE_RANGE`] and to whole pages.
+    pub code_cache: usize,
+    /// When user code goes through a window.
+    pub windows: Windows,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            code_cache: CODE_CACHE,
+            windows: Windows::Auto,
+        }
+    }
+}
 
 /// Why an engine could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -95,12 +115,10 @@ impl Rem {
         phys: Arc<PhysMap>,
         bus: Arc<dyn Bus>,
     ) -> Result<Box<dyn Engine>, Error> {
-        Self::with_peers(cpu, phys, bus, Peers::new(), CODE_CACHE)
+        Self::with_peers(cpu, phys, bus, Peers::new(), Options::default())
     }
 
     /// The engine for vCPU `cpu` of a machine whose other engines are, or will be, in `peers`.
-    /// `cache` is the size of its code cache in bytes, brought into [`CODE_CACHE_RANGE`] and to
-    /// whole pages.
     ///
     /// # Errors
     /// [`Error::CodeCache`] when the host has no memory for code.
@@ -109,11 +127,11 @@ impl Rem {
         phys: Arc<PhysMap>,
         bus: Arc<dyn Bus>,
         peers: Arc<Peers>,
-        cache: usize,
+        options: Options,
     ) -> Result<Box<dyn Engine>, Error> {
         allocator::prepare();
         let (least, most) = (*CODE_CACHE_RANGE.start(), *CODE_CACHE_RANGE.end());
-        let cache = cache.clamp(least, most).next_multiple_of(4096);
+        let cache = options.code_cache.clamp(least, most).next_multiple_of(4096);
         let mut core = Box::new(Core::new(cpu, phys.clone(), bus, peers, cache)?);
         phys.subscribe(core.peer.clone());
         let ctx = ctx::allocate().map_err(Error::Context)?;
@@ -147,6 +165,11 @@ impl Rem {
             // Zeroes are empty but for the first entry: they have other low bits than their index.
             table.tag[0] = 1;
         }
+        c.window_bits = ctx::WINDOW_BITS;
+        if options.windows != Windows::Never {
+            core.windows = window::Policy::new(options.windows);
+            core.mmu.window = window::open(phys.ram(), c);
+        }
         let idle = idle::Idle::new(Instant::now());
         Ok(Box::new(Rem { ctx, core, idle }))
     }
@@ -166,6 +189,7 @@ impl Drop for Rem {
         self.core.peers.leave(&self.core.peer);
         // SAFETY: allocated in `new`, not used any more.
         unsafe {
+            window::close(&mut *self.ctx);
             std::ptr::drop_in_place(&raw mut (*self.ctx).state);
             ctx::free(self.ctx);
         }
@@ -185,6 +209,9 @@ impl Engine for Rem {
         let ctx = self.ctx;
         if let Err(e) = set_gs(ctx as u64) {
             return Exit::Fatal(Error::Gs(e).to_string());
+        }
+        if host::has_fsgsbase() {
+            self.ctx().host_fs = host::fs_base();
         }
         signals::set_current(self.core.blocks.cache.range(), ctx);
         self.ctx().state.clone_from(state);
@@ -223,7 +250,10 @@ impl Engine for Rem {
         fpu::host_defaults();
         self.core.signals.set_kick(None);
         state.clone_from(&self.ctx().state);
-        signals::set_current(0..0, std::ptr::null());
+        signals::set_current(0..0, std::ptr::null_mut());
+        if host::has_fsgsbase() {
+            host::set_gs_base(0);
+        }
         self.core.exit.take().unwrap_or(Exit::Signalled)
     }
 
@@ -259,6 +289,12 @@ impl Engine for Rem {
             ("/REM/SMIs", c.stats.smis),
             ("/REM/TLB/Flushes", c.stats.flushes),
             ("/REM/TLB/Walks", c.mmu.walks),
+            (
+                "/REM/Window/Fills",
+                c.mmu.window.as_ref().map_or(0, |w| w.fills),
+            ),
+            ("/REM/Window/Openings", c.windows.openings),
+            ("/REM/Window/Strays", c.stats.strays),
             ("/REM/Peers/Unwrites", c.stats.unwrites),
             ("/REM/Pauses", c.stats.pauses),
             ("/REM/Peers/Alone", c.stats.alone),
@@ -312,6 +348,10 @@ impl KickPtr {
 /// Points the host's GS segment at `base`.
 #[allow(unsafe_code)]
 fn set_gs(base: u64) -> std::io::Result<()> {
+    if host::has_fsgsbase() {
+        host::set_gs_base(base);
+        return Ok(());
+    }
     const ARCH_SET_GS: i32 = 0x1001;
     // SAFETY: nothing in this process but translated code uses GS.
     let r = unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_SET_GS, base) };

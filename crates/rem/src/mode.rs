@@ -32,6 +32,7 @@ const AVX512: u32 = 1 << 17;
 const UPPER: u32 = 1 << 18;
 const RING0: u32 = 1 << 20;
 const PLAIN_REAL: u32 = 1 << 21;
+const WINDOW: u32 = 1 << 22;
 
 impl Mode {
     /// The table for indirect jumps of this mode, which has number `id`. Modes that alternate all
@@ -122,6 +123,33 @@ impl Mode {
             bits: self.bits | ONE,
             ..self
         }
+    }
+
+    /// Whether the code may use a window: user code with flat segments of full size, and nothing
+    /// that has to be looked at in each access.
+    pub fn may_window(&self) -> bool {
+        let flat = [0, 2, 3].into_iter().all(|seg| self.flat(seg));
+        let wide = self.code64() || self.bitness() == 32 && self.stack_bytes() == 4;
+        self.class() == Class::User && flat && wide && !self.aligned() && !self.debug()
+    }
+
+    /// The same mode with memory accesses through the window.
+    pub fn windowed(self) -> Self {
+        Self {
+            bits: self.bits | WINDOW,
+            ..self
+        }
+    }
+
+    /// Whether `state` is in this mode, but for what is added to a state's.
+    pub fn is_of(&self, state: &State) -> bool {
+        let bits = self.bits & !WINDOW;
+        Self { bits, ..*self } == Self::of(state)
+    }
+
+    /// Memory accesses go through the window.
+    pub fn window(&self) -> bool {
+        self.bits & WINDOW != 0
     }
 
     /// Decoder bitness: 16, 32 or 64.

@@ -4,12 +4,13 @@ use cpu::{Exception, Fault, Vector};
 use iced_x86::Mnemonic;
 
 use crate::core::Core;
-use crate::ctx::{Call, Class, Ctx};
+use crate::ctx::{Call, Class, Ctx, WINDOW_TABLE};
 use crate::emit::Code;
 use crate::site::{Action, Mask, Range, Site, Wire};
 use crate::sys::{self, Flow};
 use crate::tlb::Place;
 use crate::translate::Variant;
+use crate::window::Reach;
 use crate::{fpu, thunks, vector};
 
 /// Entry from the thunks: handles call `kind`, returns the host address to go on at.
@@ -513,8 +514,16 @@ fn unmasked(ctx: &mut Ctx, core: &mut Core, rip: u64) -> u64 {
 
 /// A signal inside translated code: the guest's instruction faulted on the host.
 fn host_fault(ctx: &mut Ctx, core: &mut Core) -> u64 {
-    let (host, trap) = (ctx.t1, ctx.t0);
+    let (host, trap) = (ctx.fault.rip, ctx.fault.trap);
     let found = core.blocks.cache.offset(host);
+    if let Some(at) = found
+        && core.mode.window()
+        && !core.mode.one()
+        && matches!(trap, 13 | 14)
+        && let Some(host) = window_fault(ctx, core, at)
+    {
+        return host;
+    }
     let Some((rip, parked)) = found.and_then(|at| {
         core.blocks
             .guest_rip(at)
@@ -540,4 +549,54 @@ fn host_fault(ctx: &mut Ctx, core: &mut Core) -> u64 {
     };
     core.raise(ctx, e, rip);
     core.dispatch(ctx)
+}
+
+/// A fault of code that uses the window, at cache offset `at`: the page is to be shown, or the
+/// access was elsewhere. `None`: it has nothing to do with the window.
+fn window_fault(ctx: &mut Ctx, core: &mut Core, at: u32) -> Option<u64> {
+    let (rip, parked) = core.blocks.guest_rip(at)?;
+    let address = ctx.fault.address;
+    if ctx.fault.trap == 14 {
+        if let Some(found) = strayed(ctx, address) {
+            // The block is made again, and looks there.
+            core.stats.strays += 1;
+            let offset = core.blocks.drop_at(ctx, at, rip)?;
+            core.reaches.stray(offset, found);
+            return Some(again(ctx, core, rip, parked));
+        }
+        if let Some(linear) = core.mmu.window.as_ref().and_then(|w| w.linear(address)) {
+            match core.mmu.show(linear, ctx.fault.code & 2 != 0) {
+                Ok(true) => return Some(core.blocks.cache.address(at)),
+                Ok(false) => {}
+                Err(e) => {
+                    take_parked_flags(ctx, parked);
+                    core.raise(ctx, e, rip);
+                    return Some(core.dispatch(ctx));
+                }
+            }
+            let offset = core.blocks.ram_offset(at, rip)?;
+            if core.reaches.unshown(offset) {
+                core.blocks.drop_at(ctx, at, rip);
+            }
+        }
+    }
+    // Once more with probes, which know what this is.
+    core.single = true;
+    Some(again(ctx, core, rip, parked))
+}
+
+/// Starts the instruction at `rip` anew.
+fn again(ctx: &mut Ctx, core: &mut Core, rip: u64, parked: bool) -> u64 {
+    take_parked_flags(ctx, parked);
+    ctx.state.rip = rip;
+    core.dispatch(ctx)
+}
+
+/// Where an address is that a check of the window refused, if the fault at host address `at` is one
+/// of a check.
+fn strayed(ctx: &Ctx, at: u64) -> Option<Reach> {
+    let tables = &raw const ctx.window_tables as u64;
+    let place = at.checked_sub(tables)?;
+    let size = WINDOW_TABLE as u64;
+    (place < 2 * size).then(|| Reach::of((place % size >> 12) << 40))
 }

@@ -1,14 +1,17 @@
 //! Host signals inside translated code become guest exceptions.
 #![allow(unsafe_code)] // signal handlers
 
+use std::arch::global_asm;
 use std::cell::Cell;
+use std::mem::offset_of;
 use std::sync::{Once, OnceLock};
 
-use crate::ctx::{Call, Ctx};
+use crate::ctx::{Call, Ctx, HostFault};
+use crate::host;
 
 thread_local! {
     /// Execution range of the code cache this thread runs, and its context.
-    static CURRENT: Cell<(u64, u64, *const Ctx)> = const { Cell::new((0, 0, std::ptr::null())) };
+    static CURRENT: Cell<(u64, u64, *mut Ctx)> = const { Cell::new((0, 0, std::ptr::null_mut())) };
     static READY: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -19,11 +22,13 @@ const SIGNALS: [i32; 5] = [
     libc::SIGILL,
     libc::SIGTRAP,
 ];
+/// The handler's stack is used even if the interrupted stack pointer lies in it (sigaltstack(2)).
+const SS_AUTODISARM: i32 = 1 << 31;
 /// What was installed before, for signals that are not ours.
 static OLD: [OnceLock<libc::sigaction>; 5] = [const { OnceLock::new() }; 5];
 
 /// Says which code cache this thread executes from now on.
-pub fn set_current(range: std::ops::Range<u64>, ctx: *const Ctx) {
+pub fn set_current(range: std::ops::Range<u64>, ctx: *mut Ctx) {
     CURRENT.with(|c| c.set((range.start, range.end, ctx)));
 }
 
@@ -42,7 +47,8 @@ pub fn prepare_thread() {
         let stack = Box::leak(vec![0u8; STACK].into_boxed_slice());
         let ss = libc::stack_t {
             ss_sp: stack.as_mut_ptr().cast(),
-            ss_flags: 0,
+            // The guest may point its stack anywhere, this one included.
+            ss_flags: SS_AUTODISARM,
             ss_size: STACK,
         };
         libc::sigaltstack(&ss, std::ptr::null_mut());
@@ -61,7 +67,11 @@ fn install() {
         // thread local and edits the saved context.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = handler as *const () as usize;
+            let entry: *const () = match host::has_fsgsbase() {
+                true => rem_signal as *const (),
+                false => handler as *const (),
+            };
+            action.sa_sigaction = entry as usize;
             action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
             let mut old = std::mem::zeroed();
             if libc::sigaction(signal, &action, &mut old) == 0 {
@@ -70,6 +80,28 @@ fn install() {
         }
     }
 }
+
+unsafe extern "C" {
+    fn rem_signal();
+}
+
+// Code that uses the window runs with another FS base than Rust's thread locals need. A GS base
+// other than 0 is a context's.
+global_asm!(
+    ".global rem_signal",
+    "rem_signal:",
+    "rdgsbase rax",
+    "test rax, rax",
+    "jz {handler}",
+    "cmp dword ptr [rax + {window}], 0",
+    "je {handler}",
+    "mov rax, [rax + {host_fs}]",
+    "wrfsbase rax",
+    "jmp {handler}",
+    handler = sym handler,
+    window = const offset_of!(Ctx, window),
+    host_fs = const offset_of!(Ctx, host_fs),
+);
 
 extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let (start, end, ctx) = CURRENT.with(Cell::get);
@@ -80,8 +112,12 @@ extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut lib
         let regs = &mut uc.uc_mcontext.gregs;
         let rip = regs[libc::REG_RIP as usize] as u64;
         if (start..end).contains(&rip) {
-            regs[libc::REG_R10 as usize] = regs[libc::REG_TRAPNO as usize];
-            regs[libc::REG_R11 as usize] = rip as i64;
+            (*ctx).fault = HostFault {
+                trap: regs[libc::REG_TRAPNO as usize] as u64,
+                rip,
+                address: regs[libc::REG_CR2 as usize] as u64,
+                code: regs[libc::REG_ERR as usize] as u64,
+            };
             regs[libc::REG_RIP as usize] = (*ctx).thunks[Call::Fault as usize] as i64;
             return;
         }

@@ -54,7 +54,8 @@ pub unsafe fn enter(ctx: *mut Ctx, host: u64) {
 }
 
 // Guest registers are saved to and loaded from `Ctx::state`. R10 and R11 are scratch: they travel
-// in T0/T1. Host flags travel in `hflags`; POPF is slow, so they come back through SAHF.
+// in T0/T1. While code that uses the window runs, the FS base is the window's: Rust gets its own
+// back first. Host flags travel in `hflags`; POPF is slow, so they come back through SAHF.
 global_asm!(
     ".macro REM_THUNK name, index",
     ".global \\name",
@@ -91,6 +92,11 @@ global_asm!(
     "pushfq",
     "pop rax",
     "mov gs:[{hflags}], rax",
+    "cmp dword ptr gs:[{window}], 0",
+    "je 2f",
+    "mov rax, gs:[{host_fs}]",
+    "wrfsbase rax",
+    "2:",
     "mov rdi, gs:[{this}]",
     "cmp dword ptr gs:[{live}], 0",
     "jne rem_save_upper",
@@ -111,7 +117,12 @@ global_asm!(
     "call {helper}",
     "rem_return:",
     // RAX: where to go on.
-    "mov r11, rax",
+    "mov gs:[{target}], rax",
+    "cmp dword ptr gs:[{window}], 0",
+    "je 2f",
+    "mov rax, gs:[{window_fs}]",
+    "wrfsbase rax",
+    "2:",
     "mov rdi, gs:[{this}]",
     "cmp dword ptr gs:[{avx}], 0",
     "je 2f",
@@ -150,7 +161,8 @@ global_asm!(
     "mov r14, gs:[{g} + 112]",
     "mov r15, gs:[{g} + 120]",
     "mov r10, gs:[{t0}]",
-    "jmp r11",
+    "mov r11, gs:[{t1}]",
+    "jmp gs:[{target}]",
     // What AVX-512 adds, only while the guest uses it.
     "rem_save_upper:",
     ".irp n, 0,1,2,3,4,5,6,7",
@@ -188,6 +200,11 @@ global_asm!(
     "jmp rem_return",
     ".global rem_exit",
     "rem_exit:",
+    "cmp dword ptr gs:[{window}], 0",
+    "je 2f",
+    "mov rax, gs:[{host_fs}]",
+    "wrfsbase rax",
+    "2:",
     "mov rsp, gs:[{host_rsp}]",
     "cmp dword ptr gs:[{avx}], 0",
     "je 2f",
@@ -207,6 +224,10 @@ global_asm!(
     host_rsp = const offset_of!(Ctx, host_rsp),
     hflags = const offset_of!(Ctx, hflags),
     this = const offset_of!(Ctx, this),
+    target = const offset_of!(Ctx, target),
+    window = const offset_of!(Ctx, window),
+    window_fs = const offset_of!(Ctx, window_fs),
+    host_fs = const offset_of!(Ctx, host_fs),
     avx = const offset_of!(Ctx, avx),
     live = const offset_of!(Ctx, state) + offset_of!(State, upper) + offset_of!(Upper, live),
     upper = const offset_of!(Ctx, state) + offset_of!(State, upper),

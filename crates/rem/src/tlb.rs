@@ -14,6 +14,7 @@ use crate::ctx::{CLASSES, Class, TLB_SIZE, Tables};
 use crate::debug::Watches;
 use crate::sys::walk::{self, Access};
 use crate::sys::{As, LinearMemory};
+use crate::window::Window;
 
 const PAGE: u64 = pgm::PAGE_SIZE;
 
@@ -68,7 +69,14 @@ pub struct Mmu {
     local_fetches: Vec<u16>,
     /// Address spaces that may come again.
     spaces: Vec<spaces::Space>,
+    /// Pages of the current address space that user code reaches without these tables.
+    pub window: Option<Window>,
+    /// Times everything or everything local was dropped.
+    pub flushes: u64,
 }
+
+/// Bytes of a large page that are shown in the window at once, at most.
+const SHOWN: u64 = 1 << 18;
 
 /// Entries of the cache of instruction fetches, a power of two.
 const FETCHES: usize = 1024;
@@ -131,6 +139,8 @@ impl Mmu {
             fetches: Box::new([NO_FETCH; FETCHES]),
             local_fetches: Vec::new(),
             spaces: Vec::new(),
+            window: None,
+            flushes: 0,
         }
     }
 
@@ -223,6 +233,74 @@ impl Mmu {
         Ok(place)
     }
 
+    /// Shows the user page of `linear` in the window, and what follows it in a large page. False:
+    /// accesses of this kind have to go through [`Mmu::resolve`].
+    ///
+    /// # Errors
+    /// #PF.
+    pub fn show(&mut self, linear: u64, write: bool) -> Fault<bool> {
+        self.walks += 1;
+        let access = Access {
+            write,
+            user: true,
+            ..Access::default()
+        };
+        let w = walk::walk(&self.view, &self.phys, linear, access)?;
+        let page = linear & !(PAGE - 1);
+        // Large pages in pieces, each with its neighbours around the address.
+        let around = w.size.min(SHOWN) - 1;
+        let (first, last) = (page & !around, page | around & !(PAGE - 1));
+        let may_write = w.writable && (w.dirty || write);
+        let Some((ram, write_here)) = self.shown_at(page, linear, &w, may_write) else {
+            return Ok(false);
+        };
+        if write && !write_here {
+            return Ok(false);
+        }
+        let same = |at: u64, this: &Self| {
+            let there = this.shown_at(at, linear, &w, may_write);
+            there == Some((ram.wrapping_add(at.wrapping_sub(page)), write_here))
+        };
+        let (mut start, mut end) = (page, page + PAGE);
+        while start > first && same(start - PAGE, self) {
+            start -= PAGE;
+        }
+        while end <= last && same(end, self) {
+            end += PAGE;
+        }
+        let Some(window) = &mut self.window else {
+            return Ok(false);
+        };
+        let at = ram.wrapping_sub(page - start);
+        Ok(window.map(start, at, end - start, write_here))
+    }
+
+    /// RAM offset of the page at `page`, which lies in the same page of the guest's as `linear`
+    /// with the walk `w`, and whether it may be shown for writing. `None`: not to be shown.
+    fn shown_at(
+        &self,
+        page: u64,
+        linear: u64,
+        w: &walk::Walk,
+        may_write: bool,
+    ) -> Option<(u64, bool)> {
+        let gpa = (w.gpa & !(PAGE - 1)).wrapping_add(page.wrapping_sub(linear & !(PAGE - 1)));
+        let found = self.lookup(gpa);
+        let Target::Ram(offset) = found.read else {
+            return None;
+        };
+        let uniform = self.view.smm && self.phys.in_smram(gpa) || self.phys.page_is_uniform(gpa);
+        if !uniform || self.watches.data_on_page(page) {
+            return None;
+        }
+        let watched = |flags: u64| flags & PageFlags::CODE != 0;
+        let write = may_write
+            && matches!(found.write, Target::Ram(o) if o == offset)
+            && !watched(self.ram.flags(offset).load(SeqCst))
+            && !watched(self.give(offset));
+        Some((offset & !(PAGE - 1), write))
+    }
+
     /// Someone is about to write to the page of RAM offset `offset` directly, unless he finds a
     /// bit of [`PageFlags::CODE`] in what is returned: the page's flags.
     pub fn give(&self, offset: u64) -> u64 {
@@ -296,14 +374,23 @@ impl Mmu {
     /// Drops everything.
     pub fn flush_all(&mut self, tables: &mut Tables) {
         self.spaces.clear();
+        self.clear_window();
         self.flush_where(tables, |_, _, _| true);
         self.large = [[NO_RANGE; 2]; 2];
         self.fetches.fill(NO_FETCH);
         self.local_fetches.clear();
     }
 
+    fn clear_window(&mut self) {
+        self.flushes += 1;
+        if let Some(window) = &mut self.window {
+            window.clear();
+        }
+    }
+
     /// Drops everything of the current address space but global pages.
     pub fn flush_local(&mut self, tables: &mut Tables) {
+        self.clear_window();
         let mut used = std::mem::take(&mut self.used[0]);
         for n in used.drain(..) {
             let n = n as usize;
@@ -326,6 +413,14 @@ impl Mmu {
     /// Drops the page of `linear`, global or not, whatever its size. Returns the first and last
     /// linear address of what may have been dropped.
     pub fn flush_page(&mut self, tables: &mut Tables, linear: u64) -> (u64, u64) {
+        let dropped = self.flush_entries(tables, linear);
+        if let Some(window) = &mut self.window {
+            window.drop_range(dropped.0, dropped.1);
+        }
+        dropped
+    }
+
+    fn flush_entries(&mut self, tables: &mut Tables, linear: u64) -> (u64, u64) {
         let ranges = self.large.as_flattened();
         if let Some(range) = ranges.iter().find(|r| (r.0..=r.1).contains(&linear)) {
             let big = linear >> 21;
@@ -359,12 +454,18 @@ impl Mmu {
         let host = self.ram.base() as u64 + page;
         self.flush_where(tables, |_, at, write| write && at == host);
         self.forget_writes(Some(host));
+        if let Some(window) = &mut self.window {
+            window.drop_writes(page);
+        }
     }
 
     /// Drops all entries that let code write directly.
     pub fn flush_all_writes(&mut self, tables: &mut Tables) {
         self.flush_where(tables, |_, _, write| write);
         self.forget_writes(None);
+        if let Some(window) = &mut self.window {
+            window.clear();
+        }
     }
 
     /// Translates an instruction fetch: RAM offset of `linear`, and whether the page is global.

@@ -23,6 +23,7 @@ use crate::emit::{Code, T0, T1};
 use crate::features::Features;
 use crate::mode::Mode;
 use crate::site::{Action, Exec, Link, Site, Wire};
+use crate::window::Reaches;
 use cluster::Cluster;
 
 const PAGE: u64 = pgm::PAGE_SIZE;
@@ -92,6 +93,21 @@ pub struct Input<'a> {
     pub variant: Variant,
     /// Instruction sets of the guest's processor.
     pub features: &'a Features,
+    /// For modes with one.
+    pub window: Option<Window<'a>>,
+}
+
+/// The window that user code reaches memory through.
+#[derive(Clone, Copy)]
+pub struct Window<'a> {
+    /// What to add to an address in its high part, and in its low part.
+    pub high: u64,
+    /// See `high`.
+    pub low: u64,
+    /// What is known of the code's instructions.
+    pub reaches: &'a Reaches,
+    /// RAM offset of the code page.
+    pub page: u64,
 }
 
 /// Kinds of translations of the same code.
@@ -135,6 +151,17 @@ struct Use {
     cluster: Option<u8>,
     /// Bytes from the cluster's start.
     delta: u16,
+    /// Through the window.
+    window: Option<Shown>,
+}
+
+/// An access through the window.
+#[derive(Debug, Clone, Copy)]
+struct Shown {
+    /// Through the low part (in 64-bit code).
+    low: bool,
+    /// The address may be elsewhere.
+    check: bool,
 }
 
 impl Use {
@@ -142,7 +169,18 @@ impl Use {
     const SINGLE: Use = Use {
         cluster: None,
         delta: 0,
+        window: None,
     };
+
+    /// The host address of an operand in the window that is always at the same place.
+    fn fixed(&self, insn: &Instruction, input: &Input<'_>) -> Option<u64> {
+        let (shown, window) = (self.window?, input.window?);
+        let delta = match shown.low || !input.mode.code64() {
+            true => window.low,
+            false => window.high,
+        };
+        cluster::fixed(insn, input).map(|linear| linear.wrapping_add(delta))
+    }
 }
 
 struct Insn {
@@ -386,8 +424,8 @@ impl Builder<'_> {
             }
             Kind::Call => {
                 let size = -insn.stack_pointer_increment() as u32;
-                let disp = self.push_access(i, size, true);
-                self.store_constant(insn.next_ip() & mode.ip_mask(), size, disp);
+                let at = self.push_access(i, size, true);
+                self.store_constant(insn.next_ip() & mode.ip_mask(), size, at);
                 self.move_stack(-(size as i32));
                 self.done();
                 self.exit(insn.near_branch_target() & mode.ip_mask(), None);
@@ -398,11 +436,11 @@ impl Builder<'_> {
                 self.branch_target(i, T1);
                 self.hot.store(ctx::tmp(1), T1);
                 let size = -insn.stack_pointer_increment() as u32;
-                let disp = self.push_access(i, size, true);
+                let at = self.push_access(i, size, true);
                 // What is overwritten comes back if the target is refused.
-                self.load_zx(T1, size, disp);
+                self.load_zx(T1, size, at);
                 self.hot.store(ctx::tmp(4), T1);
-                self.store_constant(insn.next_ip() & mode.ip_mask(), size, disp);
+                self.store_constant(insn.next_ip() & mode.ip_mask(), size, at);
                 self.move_stack(-(size as i32));
                 self.done();
                 self.hot.load(T0, ctx::tmp(1));

@@ -276,7 +276,11 @@ fn random_sequences_match_the_host() {
     let count = env("OXBOX_NATIVE_COUNT", 30_000);
     let keep = env("OXBOX_NATIVE_KEEP", 0) != 0;
     let strict = env("OXBOX_NATIVE_STRICT", 0) != 0;
-    let mut guest = guest::Guest::new(host::limit15());
+    let windows = match env("OXBOX_NATIVE_WINDOWS", 0) {
+        0 => rem::Windows::Never,
+        _ => rem::Windows::Always,
+    };
+    let mut guest = guest::Guest::new(host::limit15(), windows);
     // Once, so that the engine's signal handlers are there.
     guest.write_code(0, &[0xf4; layout::CODE_SIZE]);
     let _ = guest.run(&layout::Start::default());

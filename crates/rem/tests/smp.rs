@@ -135,7 +135,11 @@ impl Machine {
                 let (phys, bus) = (self.phys.clone(), bus.clone());
                 let (peers, start) = (peers.clone(), &start);
                 s.spawn(move || {
-                    let mut engine = rem::Rem::with_peers(cpu, phys, bus, peers, 8 << 20).unwrap();
+                    let options = rem::Options {
+                        code_cache: 8 << 20,
+                        ..Default::default()
+                    };
+                    let mut engine = rem::Rem::with_peers(cpu, phys, bus, peers, options).unwrap();
                     let mut state = state(cpu as u64, *task);
                     start.wait();
                     while state.run == RunState::Running {

@@ -55,15 +55,15 @@ pub(crate) struct Engines {
     kvm: Option<Arc<hwaccm::Vm>>,
     /// The software engines.
     peers: Arc<rem::Peers>,
-    /// Bytes of code cache of each.
-    code_cache: usize,
+    /// What all of them get.
+    options: rem::Options,
 }
 
 impl Engines {
     /// Picks engines for a machine over `phys`, and says why in the log.
     pub fn choose(config: &Node, phys: &Arc<PhysMap>) -> Result<Self, Error> {
         let (choice, reason) = EngineChoice::from_config(config)?;
-        let code_cache = code_cache(config)?;
+        let options = options(config)?;
         let kvm = match choice {
             EngineChoice::Rem => Err(reason.to_owned()),
             EngineChoice::Kvm => Ok(probe(phys).map_err(|e| Error::NoEngine(e.to_string()))?),
@@ -76,7 +76,7 @@ impl Engines {
                     target: "EM",
                     "the software engine (REM) runs this machine: KVM here is incomplete: {what}"
                 );
-                Ok(Self::with(None, code_cache))
+                Ok(Self::with(None, options))
             }
             Ok((vm, probed)) => {
                 tracing::info!(target: "EM", "the hardware engine (HWACCM, KVM) runs this machine");
@@ -86,22 +86,22 @@ impl Engines {
                         "this KVM is incomplete, REM stands by: {what}"
                     );
                 }
-                Ok(Self::with(Some(vm), code_cache))
+                Ok(Self::with(Some(vm), options))
             }
             Err(why) => {
                 tracing::info!(
                     target: "EM",
                     "the software engine (REM) runs this machine: {why}"
                 );
-                Ok(Self::with(None, code_cache))
+                Ok(Self::with(None, options))
             }
         }
     }
 
-    fn with(kvm: Option<Arc<hwaccm::Vm>>, code_cache: usize) -> Self {
+    fn with(kvm: Option<Arc<hwaccm::Vm>>, options: rem::Options) -> Self {
         Self {
             kvm,
-            code_cache,
+            options,
             peers: rem::Peers::new(),
         }
     }
@@ -157,20 +157,27 @@ impl Engines {
         phys: &Arc<PhysMap>,
         bus: Arc<dyn Bus>,
     ) -> Result<Box<dyn Engine>, Error> {
-        rem::Rem::with_peers(cpu, phys.clone(), bus, self.peers.clone(), self.code_cache)
+        rem::Rem::with_peers(cpu, phys.clone(), bus, self.peers.clone(), self.options)
             .map_err(|e| Error::NoEngine(e.to_string()))
     }
 }
 
-/// `REM/CodeCacheMiB`, in bytes.
-fn code_cache(config: &Node) -> Result<usize, Error> {
+/// `REM/CodeCacheMiB`, and `REM/Windows`: 0 never, 1 where it pays, 2 always.
+fn options(config: &Node) -> Result<rem::Options, Error> {
+    let mut options = rem::Options::default();
     let Some(rem) = config.child("REM") else {
-        return Ok(rem::CODE_CACHE);
+        return Ok(options);
     };
     let (least, most) = (rem::CODE_CACHE_RANGE.start(), rem::CODE_CACHE_RANGE.end());
     let range = (least >> 20) as u64..=(most >> 20) as u64;
     let mib = rem.int_in("CodeCacheMiB", (rem::CODE_CACHE >> 20) as u64, range)?;
-    Ok((mib as usize) << 20)
+    options.code_cache = (mib as usize) << 20;
+    options.windows = match rem.int_in("Windows", 1, 0..=2)? {
+        0 => rem::Windows::Never,
+        1 => rem::Windows::Auto,
+        _ => rem::Windows::Always,
+    };
+    Ok(options)
 }
 
 /// Whether KVM works here, and a virtual machine of it.

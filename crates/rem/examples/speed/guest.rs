@@ -1,12 +1,12 @@
-//! Runs code in the engine, in 64-bit mode with identity paging.
+//! Runs user code in the engine, in 64-bit mode: memory from 0 on is at [`BASE`].
 
 use std::sync::Arc;
 
 use cpu::bits::{cr0, cr4, efer};
-use cpu::{Bus, Engine, Exit, RunState, Seg, SegReg, Signals, State, attr};
+use cpu::{Bus, Engine, Exit, Seg, SegReg, Signals, State, attr};
 use pgm::{PhysMap, Ram, RegionKind, WriteFlags};
 
-use crate::host::{CODE, DATA, Regs};
+use crate::host::{BASE, CODE, DATA, Regs};
 
 struct NoBus(Arc<Signals>);
 
@@ -61,8 +61,8 @@ const PDPT: u64 = 0x2000;
 const PD: u64 = 0x3000;
 
 impl Guest {
-    /// Builds it: page tables at 4 KiB, everything mapped one to one with 2 MiB pages.
-    pub fn new() -> Self {
+    /// Builds it: page tables at 4 KiB, everything mapped with 2 MiB pages.
+    pub fn new(windows: rem::Windows) -> Self {
         let ram = Ram::new(1 << 30).unwrap();
         let block = ram.alloc(1 << 30).unwrap();
         let phys = PhysMap::new(ram);
@@ -71,41 +71,48 @@ impl Guest {
             writes: WriteFlags::ReadWrite,
         };
         phys.add(0, 1 << 30, 0, kind).unwrap();
-        phys.write(PML4, &(PDPT | 3).to_le_bytes());
-        phys.write(PDPT, &(PD | 3).to_le_bytes());
+        phys.write(PML4 + (BASE >> 39) * 8, &(PDPT | 7).to_le_bytes());
+        phys.write(PDPT, &(PD | 7).to_le_bytes());
         for i in 0..512u64 {
-            phys.write(PD + 8 * i, &(i << 21 | 0x83).to_le_bytes());
+            phys.write(PD + 8 * i, &(i << 21 | 0x87).to_le_bytes());
         }
         let bus = Arc::new(NoBus(Arc::default()));
-        let engine = rem::Rem::new(0, phys.clone(), bus).unwrap();
+        let options = rem::Options {
+            windows,
+            ..Default::default()
+        };
+        let engine =
+            rem::Rem::with_peers(0, phys.clone(), bus, rem::Peers::new(), options).unwrap();
         Self { phys, engine }
     }
 
-    /// Runs `code` followed by HLT; registers and data are changed to the outcome.
+    /// Runs `code` followed by HLT, which ends in a triple fault; registers and data are changed to
+    /// the outcome.
     pub fn run(&mut self, code: &[u8], regs: &mut Regs, data: &mut [u8]) -> Exit {
         let mut all = code.to_vec();
         all.push(0xf4);
-        self.phys.write(CODE, &all);
-        self.phys.write(DATA, data);
+        self.phys.write(CODE - BASE, &all);
+        self.phys.write(DATA - BASE, data);
         let mut s = State::reset(0);
         s.cr0 = cr0::PE | cr0::PG | cr0::NE | cr0::ET | cr0::WP;
         s.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE;
         s.xcr0 = 7;
         s.cr3 = PML4;
         s.efer = efer::LME | efer::LMA;
-        let flat = attr::P | attr::S | attr::RW | attr::ACCESSED | attr::G | attr::DB;
+        let user = attr::P | attr::S | attr::RW | attr::ACCESSED | attr::G | 3 << attr::DPL_SHIFT;
+        let flat = user | attr::DB;
         s.seg = [SegReg {
             base: 0,
             limit: u32::MAX,
             attr: flat,
-            sel: 0x10,
+            sel: 0x13,
         }; 6];
-        let code = attr::P | attr::S | attr::RW | attr::ACCESSED | attr::CODE | attr::G | attr::L;
+        let code = user | attr::CODE | attr::L;
         s.seg[Seg::Cs as usize] = SegReg {
             base: 0,
             limit: u32::MAX,
             attr: code,
-            sel: 8,
+            sel: 0xb,
         };
         s.rip = CODE;
         s.gpr = regs.gpr;
@@ -117,7 +124,6 @@ impl Guest {
         }
         self.engine.state_changed();
         let exit = self.engine.run(&mut s);
-        assert!(exit != Exit::Halted || s.run == RunState::Halted);
         regs.gpr = s.gpr;
         regs.flags = s.rflags;
         regs.fx.copy_from_slice(&s.fpu.0[..512]);
@@ -125,7 +131,7 @@ impl Guest {
             y[..16].copy_from_slice(&s.fpu.0[160 + 16 * n..176 + 16 * n]);
             y[16..].copy_from_slice(&s.fpu.0[576 + 16 * n..592 + 16 * n]);
         }
-        self.phys.read(DATA, data);
+        self.phys.read(DATA - BASE, data);
         exit
     }
 }

@@ -2,12 +2,14 @@
 
 use std::arch::global_asm;
 
+/// Where the guest's memory is: addresses as Linux gives its programs, free on the host.
+pub const BASE: u64 = 0x7e00_0000_0000;
 /// Where the data buffer is, in the guest and on the host.
-pub const DATA: u64 = 0x1000_0000;
+pub const DATA: u64 = BASE + 0x1000_0000;
 /// Bytes of the data buffer.
 pub const DATA_SIZE: usize = 0x4000;
 /// Where the code is.
-pub const CODE: u64 = 0x2000_0000;
+pub const CODE: u64 = BASE + 0x2000_0000;
 /// Bytes of the code buffer.
 pub const CODE_SIZE: usize = 0x4000;
 /// A page for the harness itself, host only.

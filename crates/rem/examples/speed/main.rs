@@ -1,6 +1,6 @@
-//! Runs a flat 64-bit binary (position 0x20000000, falls through at its end) natively and in the
-//! engine, and prints both times and their ratio: `speed FILE [ROUNDS]`. It may use 64 MiB of zeroed
-//! memory from 0x24000000 on.
+//! Runs a flat 64-bit binary (for any position, falls through at its end) natively and in the
+//! engine, with windows and without, and prints the times and their ratios to native:
+//! `speed FILE [ROUNDS]`. It may use 64 MiB of zeroed memory from 64 MiB behind its start on.
 #![allow(
     unsafe_code,
     clippy::undocumented_unsafe_blocks,
@@ -18,7 +18,7 @@ fn bss() {
     // SAFETY: nothing else is mapped there in this process.
     let p = unsafe {
         libc::mmap(
-            0x2400_0000 as *mut libc::c_void,
+            (host::CODE + (64 << 20)) as *mut libc::c_void,
             64 << 20,
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE,
@@ -26,7 +26,7 @@ fn bss() {
             0,
         )
     };
-    assert_eq!(p as u64, 0x2400_0000, "cannot map the data area");
+    assert_eq!(p as u64, host::CODE + (64 << 20), "cannot map the data area");
 }
 
 fn main() {
@@ -40,20 +40,25 @@ fn main() {
     start.fx[0..2].copy_from_slice(&0x37fu16.to_le_bytes());
     start.fx[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
     let mut data = vec![0; host::DATA_SIZE];
-    let mut guest = guest::Guest::new();
+    let kinds = [rem::Windows::Never, rem::Windows::Always];
+    let mut guests = kinds.map(guest::Guest::new);
     for _ in 0..rounds {
-        let (mut a, mut b) = (start.clone(), start.clone());
+        let mut a = start.clone();
         let t = Instant::now();
         host::run(&code, &mut a, &mut data);
         let native = t.elapsed();
-        let t = Instant::now();
-        let exit = guest.run(&code, &mut b, &mut data);
-        let engine = t.elapsed();
-        println!(
-            "native {native:?} engine {engine:?} ratio {:.2} rax {:#x} {:#x} {exit:?}",
-            engine.as_secs_f64() / native.as_secs_f64(),
-            a.gpr[0],
-            b.gpr[0]
-        );
+        print!("native {native:?}");
+        for (guest, kind) in guests.iter_mut().zip(kinds) {
+            let mut b = start.clone();
+            let t = Instant::now();
+            let exit = guest.run(&code, &mut b, &mut data);
+            let engine = t.elapsed();
+            let ratio = engine.as_secs_f64() / native.as_secs_f64();
+            print!(" windows {kind:?}: {engine:?} {ratio:.2}");
+            if a.gpr[0] != b.gpr[0] {
+                print!(" WRONG {:#x} {:#x} {exit:?}", a.gpr[0], b.gpr[0]);
+            }
+        }
+        println!();
     }
 }

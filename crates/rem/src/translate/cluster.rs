@@ -9,12 +9,16 @@ use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, 
 
 use super::analyze::ends_block;
 use super::memory::is_plain_lea;
-use super::{Input, Insn, Use, Variant, for_64_bit, is_scratch, seg_number};
+use super::{Input, Insn, Shown, Use, Variant, Window, for_64_bit, is_scratch, seg_number};
 use crate::classify::Kind;
 use crate::ctx::CLUSTERS;
+use crate::window::Reach;
 
 /// Bytes a cluster may span: wide enough for a stack frame, small enough to lie in one page mostly.
 const SPAN: i64 = 512;
+
+/// Base numbers from here on are those of FS and GS, where only the window has accesses with a base.
+const SEGMENTS: u32 = u32::MAX - 1;
 
 /// A cluster of a block.
 #[derive(Debug, Clone, Copy)]
@@ -87,7 +91,77 @@ pub(super) fn plan(
         t.step(n, i, info);
     }
     let planned = t.planned;
-    assign(input, insns, &planned)
+    match input.window {
+        Some(window) => {
+            assign_window(input, window, insns, &planned);
+            Vec::new()
+        }
+        None => assign(input, insns, &planned),
+    }
+}
+
+/// Linear address of a memory operand that has no registers in it but RIP.
+pub(super) fn fixed(insn: &Instruction, input: &Input<'_>) -> Option<u64> {
+    if insn.is_ip_rel_memory_operand() {
+        return Some(insn.ip_rel_memory_address());
+    }
+    let registers = (insn.memory_base(), insn.memory_index());
+    if registers != (Register::None, Register::None) || seg_number(insn.memory_segment()) >= 4 {
+        return None;
+    }
+    let disp = insn.memory_displacement64();
+    Some(match input.mode.code64() {
+        true => disp,
+        false => disp & 0xffff_ffff,
+    })
+}
+
+/// Sends accesses through the window. Of those at the same registers only the first is checked: the
+/// others are so near that, if that one is in the window, they are in it or fault.
+fn assign_window(input: &Input<'_>, window: Window<'_>, insns: &mut [Insn], planned: &[Planned]) {
+    let long = input.mode.code64();
+    let mut checked: Vec<(Key, bool, i64)> = Vec::new();
+    for p in planned {
+        let i = &mut insns[p.insn];
+        let offset = window.page + (input.place(&i.insn) as u64 & 0xfff);
+        let usual = match p.stack || p.key.base >= SEGMENTS || input.rip >> 40 != 0 {
+            true => Reach::High,
+            false => Reach::Low,
+        };
+        let place = match (!p.stack).then(|| fixed(&i.insn, input)).flatten() {
+            Some(linear) => Reach::of(linear),
+            None => window.reaches.get(offset).unwrap_or(usual),
+        };
+        // Two accesses of one instruction: what is known is not about the stack's.
+        let place = match place {
+            Reach::Low if p.stack && has_memory(&i.insn) => Reach::High,
+            place => place,
+        };
+        let low = place == Reach::Low;
+        if place == Reach::Probe || !p.stack && borrows(&i.insn, low) {
+            continue;
+        }
+        let known = p.key.base == 0 && p.key.index == 0
+            || checked.iter().any(|(key, part, offset)| {
+                let near = p.offset.wrapping_sub(*offset).unsigned_abs() < 1 << 30;
+                *key == p.key && *part == low && near
+            });
+        if !known {
+            checked.push((p.key, low, p.offset));
+        }
+        let u = Use {
+            window: Some(Shown {
+                low,
+                check: long && !known,
+            }),
+            ..Use::SINGLE
+        };
+        if p.stack {
+            i.stack = u;
+        } else {
+            i.operand = u;
+        }
+    }
 }
 
 fn assign(input: &Input<'_>, insns: &mut [Insn], planned: &[Planned]) -> Vec<Cluster> {
@@ -145,6 +219,7 @@ fn assign(input: &Input<'_>, insns: &mut [Insn], planned: &[Planned]) -> Vec<Clu
         let u = Use {
             cluster: numbers[at],
             delta,
+            window: None,
         };
         let i = &mut insns[p.insn];
         if p.stack {
@@ -155,6 +230,22 @@ fn assign(input: &Input<'_>, insns: &mut [Insn], planned: &[Planned]) -> Vec<Clu
     }
     find_kept(input, insns, &mut clusters);
     clusters
+}
+
+/// Whether an instruction whose operand the window has would need a register of the guest's for
+/// itself: it must not fault then.
+fn borrows(insn: &Instruction, low: bool) -> bool {
+    let named = |r: Register| {
+        (0..insn.op_count())
+            .any(|n| insn.op_kind(n) == OpKind::Register && insn.op_register(n).full_register() == r)
+    };
+    let high = (0..insn.op_count()).any(|n| is_high(insn.op_register(n)));
+    let (base, index) = (insn.memory_base(), insn.memory_index());
+    let as_it_is = !low
+        && (base, index) != (Register::None, Register::None)
+        && !insn.is_ip_rel_memory_operand()
+        && seg_number(insn.memory_segment()) < 4;
+    named(Register::R10) && named(Register::R11) || high && !as_it_is
 }
 
 /// `a - b`; addresses of 32-bit code wrap.
@@ -340,9 +431,15 @@ impl Tracker<'_> {
         let seg = seg_number(insn.memory_segment());
         if size == 0
             || size > 64
-            || !self.input.mode.flat(seg)
             || seg == 1 && !self.input.mode.code64()
         {
+            return;
+        }
+        let mode = &self.input.mode;
+        if mode.window() && mode.code64() && seg >= 4 {
+            return self.thread_local(n, insn, seg, size, write);
+        }
+        if !mode.flat(seg) {
             return;
         }
         if let Some((key, offset)) = self.address(insn) {
@@ -355,6 +452,28 @@ impl Tracker<'_> {
                 write,
             });
         }
+    }
+
+    /// An access at a constant distance from the base of FS or GS.
+    fn thread_local(&mut self, n: usize, insn: &Instruction, seg: usize, size: i64, write: bool) {
+        let registers = (insn.memory_base(), insn.memory_index());
+        let disp = insn.memory_displacement64() as i64;
+        if registers != (Register::None, Register::None) || disp.unsigned_abs() >= 1 << 30 {
+            return;
+        }
+        self.planned.push(Planned {
+            insn: n,
+            stack: false,
+            key: Key {
+                base: SEGMENTS + (seg == 5) as u32,
+                index: 0,
+                scale: 1,
+                epoch: self.epoch,
+            },
+            offset: disp,
+            size,
+            write,
+        });
     }
 
     /// Symbolic address of the memory operand, if it has one of full size.

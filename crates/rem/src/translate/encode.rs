@@ -5,27 +5,35 @@ use iced_x86::{Instruction, OpAccess, OpKind, Register};
 
 use super::{Builder, is_scratch, number, with_number, writes};
 use crate::ctx;
-use crate::emit::{T0, T1};
+use crate::emit::{At, T0, T1};
 use crate::site::Action;
 
 impl Builder<'_> {
-    /// Makes the memory operand `[T0 + disp]`.
-    pub(super) fn at_scratch(&self, insn: &mut Instruction, disp: i32) {
-        insn.set_segment_prefix(Register::None);
+    /// Makes the memory operand `at`.
+    pub(super) fn at_scratch(&self, insn: &mut Instruction, at: At) {
+        let base = match at.short {
+            true => Register::EAX,
+            false => Register::RAX,
+        };
+        insn.set_segment_prefix(match at.fs {
+            true => Register::FS,
+            false => Register::None,
+        });
         insn.set_memory_index(Register::None);
         insn.set_memory_index_scale(1);
-        insn.set_memory_displacement64(disp as u64);
-        insn.set_memory_displ_size(match disp {
+        insn.set_memory_displacement64(at.disp as u64);
+        insn.set_memory_displ_size(match at.disp {
             0 => 0,
             -128..=127 => 1,
+            _ if at.short => 4,
             _ => 8,
         });
-        insn.set_memory_base(Register::R10);
+        insn.set_memory_base(base + u32::from(at.base));
     }
 
-    /// Emits `insn` with its memory operand at T0 plus `disp`.
-    pub(super) fn emit_on_memory(&mut self, mut insn: Instruction, disp: i32) {
-        self.at_scratch(&mut insn, disp);
+    /// Emits `insn` with its memory operand at `at`.
+    pub(super) fn emit_on_memory(&mut self, mut insn: Instruction, at: At) {
+        self.at_scratch(&mut insn, at);
         let operands: Vec<(u32, Register)> = (0..insn.op_count())
             .filter(|&n| insn.op_kind(n) == OpKind::Register)
             .map(|n| (n, insn.op_register(n)))
@@ -38,7 +46,12 @@ impl Builder<'_> {
         };
         let (uses10, uses11) = (uses(Register::R10), uses(Register::R11));
         let high = operands.iter().any(|(_, r)| number(*r).1);
-        if high || (uses10 && uses11) {
+        if at.base != T0 && uses10 {
+            let written = self.load_scratch_operands(&insn);
+            self.encode(&insn);
+            return self.store_scratch_operands(written);
+        }
+        if at.base == T0 && (high || (uses10 && uses11)) {
             // No scratch register fits: borrow one the instruction does not use.
             let borrow = [Register::RBX, Register::RSI, Register::RDI, Register::RBP]
                 .into_iter()

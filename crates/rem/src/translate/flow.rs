@@ -29,8 +29,8 @@ impl Builder<'_> {
             return;
         }
         let size = insn.memory_size().size() as u32;
-        let disp = self.reach_operand(i, size, OpAccess::Read);
-        self.load_zx(to, size, disp);
+        let at = self.reach_operand(i, size, OpAccess::Read);
+        self.load_zx(to, size, at);
         self.done();
     }
 

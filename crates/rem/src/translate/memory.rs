@@ -3,11 +3,11 @@
 use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 
 use super::{
-    ArgKind, Builder, Input, Insn, Use, for_64_bit, is_scratch, number, seg_number, writes_memory,
+    ArgKind, Builder, Input, Insn, Shown, Use, Window, for_64_bit, is_scratch, number, seg_number, writes_memory,
 };
 use crate::classify;
 use crate::ctx::{self, Call};
-use crate::emit::{T0, T1};
+use crate::emit::{At, T0, T1};
 use crate::site::{Action, Exec, Link, Site, Wire};
 use crate::vector;
 use cpu::bits::rflags;
@@ -140,27 +140,32 @@ impl Builder<'_> {
         &self.input.code[from.min(self.input.code.len())..]
     }
 
-    /// Makes an access reachable: afterwards it is at T0 plus the displacement returned. `address`
-    /// puts the access's offset plus a constant into T0. Flags are parked as far as needed.
+    /// Makes an access reachable, and says where it is. `address` puts the access's offset plus a
+    /// constant into T0; `direct`, if there is one, is a register and a displacement that name it
+    /// too. Flags are parked as far as needed. Afterwards T1 is free, but not T0.
     pub(super) fn reach(
         &mut self,
         i: &Insn,
         u: Use,
         a: Access,
+        direct: Option<(u8, i32)>,
         address: impl FnOnce(&mut Self, i32),
-    ) -> i32 {
+    ) -> At {
+        if let (Some(shown), Some(window)) = (u.window, self.input.window) {
+            return self.reach_window(shown, window, direct, |b| address(b, 0));
+        }
         let Some(n) = u.cluster else {
             self.park(i);
             address(self, 0);
             self.access(&a);
             self.t0 = None;
-            return 0;
+            return At::t0(0);
         };
         let delta = i32::from(u.delta);
         let c = self.clusters[usize::from(n)];
         if c.ready && self.t0 != Some(n) && !c.keep {
             debug_assert!(false, "a cluster's address was lost");
-            return self.reach(i, Use::SINGLE, a, address);
+            return self.reach(i, Use::SINGLE, a, direct, address);
         }
         if c.ready {
             if self.t0 != Some(n) {
@@ -173,7 +178,42 @@ impl Builder<'_> {
             self.clusters[usize::from(n)].ready = true;
         }
         self.t0 = Some(n);
-        delta
+        At::t0(delta)
+    }
+
+    /// The same for an access through the window.
+    fn reach_window(
+        &mut self,
+        shown: Shown,
+        window: Window<'_>,
+        direct: Option<(u8, i32)>,
+        address: impl FnOnce(&mut Self),
+    ) -> At {
+        let in_window = |base, disp| At {
+            base,
+            disp,
+            fs: true,
+            short: !self.input.mode.code64() && base != T0,
+        };
+        let (base, disp) = match direct {
+            Some(direct) => direct,
+            None => {
+                address(self);
+                (T0, 0)
+            }
+        };
+        if !self.input.mode.code64() {
+            return in_window(base, disp);
+        }
+        if shown.check {
+            self.hot.check_window(base, shown.low);
+        }
+        if !shown.low {
+            return in_window(base, disp);
+        }
+        self.hot.imm(T1, window.low);
+        self.hot.lea(true, T0, Some(base), Some((T1, 1)), disp);
+        At::t0(0)
     }
 
     /// One probe for a whole cluster, whose start is in T0. Where that fails the block's split
@@ -333,10 +373,76 @@ impl Builder<'_> {
     }
 
     /// Makes the explicit memory operand reachable; see [`Builder::reach`].
-    pub(super) fn reach_operand(&mut self, i: &Insn, size: u32, access: OpAccess) -> i32 {
+    pub(super) fn reach_operand(&mut self, i: &Insn, size: u32, access: OpAccess) -> At {
         let insn = i.insn;
         let a = self.memory_access(&insn, size, access);
-        self.reach(i, i.operand, a, |b, extra| b.address(&insn, extra))
+        if i.operand.window.is_some() {
+            if let Some(at) = i.operand.fixed(&insn, self.input) {
+                self.hot.imm(T0, at);
+                return At::t0(0);
+            }
+            return self.reach(i, i.operand, a, self.direct(&insn), |b, _| {
+                b.address(&insn, 0);
+                if a.seg >= 4 {
+                    b.hot.load(T1, ctx::seg_base(a.seg));
+                    b.hot.lea(true, T0, Some(T0), Some((T1, 1)), 0);
+                }
+            });
+        }
+        self.reach(i, i.operand, a, None, |b, extra| b.address(&insn, extra))
+    }
+
+    /// The one register and the displacement that are the memory operand's address.
+    fn direct(&self, insn: &Instruction) -> Option<(u8, i32)> {
+        let base = insn.memory_base();
+        let plain = base != Register::None
+            && insn.memory_index() == Register::None
+            && !insn.is_ip_rel_memory_operand()
+            && self.segment(insn) < 4
+            && !is_scratch(base);
+        plain.then(|| {
+            let n = base.full_register().number() as u8;
+            (n, insn.memory_displacement64() as i32)
+        })
+    }
+
+    /// Emits an instruction on the window with the guest's own operand, if that is possible.
+    fn copy_on_window(&mut self, i: &Insn) -> bool {
+        let insn = &i.insn;
+        let Some(shown) = i.operand.window.filter(|shown| !shown.low) else {
+            return false;
+        };
+        let (base, index) = (insn.memory_base(), insn.memory_index());
+        let plain = (base, index) != (Register::None, Register::None)
+            && !insn.is_ip_rel_memory_operand()
+            && self.segment(insn) < 4
+            && !is_scratch(base)
+            && !is_scratch(index)
+            && !names_scratch(insn);
+        let long = self.input.mode.code64();
+        let mut copy = *insn;
+        if !plain || long && insn.len() > 14 || !for_64_bit(&mut copy) {
+            return false;
+        }
+        if shown.check && long {
+            let checked = match self.direct(insn) {
+                Some((register, _)) => register,
+                None => {
+                    self.address(insn, 0);
+                    T0
+                }
+            };
+            self.hot.check_window(checked, false);
+        }
+        if long && insn.segment_prefix() == Register::None {
+            let bytes = self.source(insn)[..insn.len()].to_vec();
+            self.hot.put(&[0x64]);
+            self.hot.put(&bytes);
+        } else {
+            copy.set_segment_prefix(Register::FS);
+            self.encode(&copy);
+        }
+        true
     }
 
     // ---- ordinary instructions ----
@@ -351,10 +457,17 @@ impl Builder<'_> {
         if size == 0 || size > 64 || !for_64_bit(&mut insn) {
             return self.exec(Action::Execute(i.insn), true);
         }
+        if i.operand.window.is_some() {
+            // Nothing changes flags before the instruction. If it faults they are as it finds them.
+            self.unpark(i);
+            if self.copy_on_window(i) {
+                return;
+            }
+        }
         let access = self.info.info(&insn).op_access(memory);
-        let disp = self.reach_operand(i, size, access);
+        let at = self.reach_operand(i, size, access);
         self.unpark(i);
-        self.emit_on_memory(insn, disp);
+        self.emit_on_memory(insn, at);
         self.done();
     }
 
@@ -486,7 +599,7 @@ impl Builder<'_> {
             _ => Register::R11,
         };
         insn.set_op_register(1, t1);
-        self.at_scratch(&mut insn, 0);
+        self.at_scratch(&mut insn, At::t0(0));
         self.encode(&insn);
         self.done();
     }
@@ -508,7 +621,7 @@ impl Builder<'_> {
             self.pointer(6, bytes);
             let a = self.memory_access(&insn, size, OpAccess::Read);
             self.access(&a);
-            self.load_zx(T1, size, 0);
+            self.load_zx(T1, size, At::t0(0));
             self.hot.store(ctx::tmp(1), T1);
             self.done();
         }
@@ -517,10 +630,10 @@ impl Builder<'_> {
         self.access(&Access { seg: 0, ..a });
         if movs {
             self.hot.load(T1, ctx::tmp(1));
-            self.store_to(T1, size, 0);
+            self.store_to(T1, size, At::t0(0));
             self.advance(6, bytes, size);
         } else {
-            self.store_to(0, size, 0);
+            self.store_to(0, size, At::t0(0));
         }
         self.advance(7, bytes, size);
         self.done();

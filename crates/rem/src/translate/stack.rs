@@ -5,7 +5,7 @@ use iced_x86::{OpAccess, OpKind};
 use super::memory::Access;
 use super::{Builder, Insn, is_scratch, number};
 use crate::ctx;
-use crate::emit::{T0, T1};
+use crate::emit::{At, T0, T1};
 
 impl Builder<'_> {
     /// T0 = stack pointer + `delta`, truncated to the stack's size.
@@ -18,7 +18,7 @@ impl Builder<'_> {
     }
 
     /// Makes the stack at stack pointer + `delta` reachable; see [`Builder::reach`].
-    fn reach_stack(&mut self, i: &Insn, delta: i32, size: u32, write: bool, last: bool) -> i32 {
+    fn reach_stack(&mut self, i: &Insn, delta: i32, size: u32, write: bool, last: bool) -> At {
         let a = Access {
             seg: 2,
             size,
@@ -26,11 +26,13 @@ impl Builder<'_> {
             write,
             last,
         };
-        self.reach(i, i.stack, a, |b, extra| b.stack_address(delta + extra))
+        self.reach(i, i.stack, a, Some((4, delta)), |b, extra| {
+            b.stack_address(delta + extra)
+        })
     }
 
     /// Makes the place of a push of `size` bytes reachable.
-    pub(super) fn push_access(&mut self, i: &Insn, size: u32, last: bool) -> i32 {
+    pub(super) fn push_access(&mut self, i: &Insn, size: u32, last: bool) -> At {
         self.reach_stack(i, -(size as i32), size, true, last)
     }
 
@@ -46,48 +48,41 @@ impl Builder<'_> {
         }
     }
 
-    /// `mov [T0 + disp], reg` of `size` bytes.
-    pub(super) fn store_to(&mut self, reg: u8, size: u32, disp: i32) {
-        let r = (reg >> 3) << 2;
+    /// `mov [at], reg` of `size` bytes.
+    pub(super) fn store_to(&mut self, reg: u8, size: u32, at: At) {
         match size {
-            1 => self.hot.put(&[0x41 | r, 0x88]),
-            2 => self.hot.put(&[0x66, 0x41 | r, 0x89]),
-            4 => self.hot.put(&[0x41 | r, 0x89]),
-            _ => self.hot.put(&[0x49 | r, 0x89]),
+            1 => self.hot.memory(&[], false, &[0x88], reg, at),
+            2 => self.hot.memory(&[0x66], false, &[0x89], reg, at),
+            _ => self.hot.memory(&[], size == 8, &[0x89], reg, at),
         }
-        self.hot.at_t0(reg, disp);
     }
 
-    /// `mov reg, [T0 + disp]` of `size` bytes, zero-extending.
-    pub(super) fn load_zx(&mut self, reg: u8, size: u32, disp: i32) {
-        let r = (reg >> 3) << 2;
+    /// `mov reg, [at]` of `size` bytes, zero-extending.
+    pub(super) fn load_zx(&mut self, reg: u8, size: u32, at: At) {
         match size {
-            1 => self.hot.put(&[0x41 | r, 0x0f, 0xb6]),
-            2 => self.hot.put(&[0x41 | r, 0x0f, 0xb7]),
-            4 => self.hot.put(&[0x41 | r, 0x8b]),
-            _ => self.hot.put(&[0x49 | r, 0x8b]),
+            1 => self.hot.memory(&[], false, &[0x0f, 0xb6], reg, at),
+            2 => self.hot.memory(&[], false, &[0x0f, 0xb7], reg, at),
+            _ => self.hot.memory(&[], size == 8, &[0x8b], reg, at),
         }
-        self.hot.at_t0(reg, disp);
     }
 
-    /// `mov reg, [T0 + disp]` of `size` bytes, keeping the rest for 2.
-    fn load_from(&mut self, reg: u8, size: u32, disp: i32) {
-        if size != 2 {
-            return self.load_zx(reg, size, disp);
+    /// `mov reg, [at]` of `size` bytes, keeping the rest for 2.
+    fn load_from(&mut self, reg: u8, size: u32, at: At) {
+        match size {
+            2 => self.hot.memory(&[0x66], false, &[0x8b], reg, at),
+            _ => self.load_zx(reg, size, at),
         }
-        self.hot.put(&[0x66, 0x41 | (reg >> 3) << 2, 0x8b]);
-        self.hot.at_t0(reg, disp);
     }
 
-    pub(super) fn store_constant(&mut self, value: u64, size: u32, disp: i32) {
+    /// Uses T1.
+    pub(super) fn store_constant(&mut self, value: u64, size: u32, at: At) {
         if size == 8 && i32::try_from(value as i64).is_ok() {
-            // mov qword [r10 + disp], imm32 (sign-extended)
-            self.hot.put(&[0x49, 0xc7]);
-            self.hot.at_t0(0, disp);
+            // mov qword [at], imm32 (sign-extended)
+            self.hot.memory(&[], true, &[0xc7], 0, at);
             return self.hot.put(&(value as u32).to_le_bytes());
         }
         self.hot.imm(T1, value);
-        self.store_to(T1, size, disp);
+        self.store_to(T1, size, at);
     }
 
     pub(super) fn push(&mut self, i: &Insn) {
@@ -95,28 +90,28 @@ impl Builder<'_> {
         let size = -insn.stack_pointer_increment() as u32;
         match insn.op0_kind() {
             OpKind::Memory => {
-                let disp = self.reach_operand(i, size, OpAccess::Read);
-                self.load_zx(T1, size, disp);
+                let at = self.reach_operand(i, size, OpAccess::Read);
+                self.load_zx(T1, size, at);
                 self.done();
                 self.hot.store(ctx::tmp(1), T1);
-                let disp = self.push_access(i, size, false);
+                let at = self.push_access(i, size, false);
                 self.hot.load(T1, ctx::tmp(1));
-                self.store_to(T1, size, disp);
+                self.store_to(T1, size, at);
             }
             OpKind::Register => {
                 let r = insn.op0_register();
                 let n = number(r).0;
-                let disp = self.push_access(i, size, false);
+                let at = self.push_access(i, size, false);
                 if is_scratch(r) {
                     self.hot.load(T1, ctx::gpr(n.into()));
-                    self.store_to(T1, size, disp);
+                    self.store_to(T1, size, at);
                 } else {
-                    self.store_to(n, size, disp);
+                    self.store_to(n, size, at);
                 }
             }
             _ => {
-                let disp = self.push_access(i, size, false);
-                self.store_constant(insn.immediate(0), size, disp);
+                let at = self.push_access(i, size, false);
+                self.store_constant(insn.immediate(0), size, at);
             }
         }
         self.move_stack(-(size as i32));
@@ -128,22 +123,22 @@ impl Builder<'_> {
         let size = insn.stack_pointer_increment() as u32;
         let r = insn.op0_register();
         let n = number(r).0;
-        let disp = self.reach_stack(i, 0, size, false, false);
+        let at = self.reach_stack(i, 0, size, false, false);
         if n == 4 {
             if size == 2 {
-                self.load_zx(T1, size, disp);
+                self.load_zx(T1, size, at);
                 self.move_stack(size as i32);
                 self.hot.mov16(4, T1);
             } else {
-                self.load_from(4, size, disp);
+                self.load_from(4, size, at);
             }
         } else if is_scratch(r) {
             self.hot.load(T1, ctx::gpr(n.into()));
-            self.load_from(T1, size, disp);
+            self.load_from(T1, size, at);
             self.hot.store(ctx::gpr(n.into()), T1);
             self.move_stack(size as i32);
         } else {
-            self.load_from(n, size, disp);
+            self.load_from(n, size, at);
             self.move_stack(size as i32);
         }
         self.done();
@@ -159,14 +154,14 @@ impl Builder<'_> {
         let size = (insn.stack_pointer_increment() - extra) as u32;
         // Also where the access needs no probe any more: the way out wants the flags parked.
         self.park(i);
-        let disp = self.reach_stack(i, 0, size, false, true);
+        let at = self.reach_stack(i, 0, size, false, true);
         if self.input.mode.stack_bytes() == 2 {
-            self.load_zx(T1, size, disp);
+            self.load_zx(T1, size, at);
             self.hot.store(ctx::tmp(1), T1);
             self.move_stack(size as i32 + extra);
             self.hot.load(T0, ctx::tmp(1));
         } else {
-            self.load_zx(T0, size, disp);
+            self.load_zx(T0, size, at);
             self.move_stack(size as i32 + extra);
         }
         self.done();
@@ -188,13 +183,13 @@ impl Builder<'_> {
             write: false,
             last: false,
         };
-        let disp = self.reach(i, i.stack, a, |b, extra| {
+        let at = self.reach(i, i.stack, a, Some((5, 0)), |b, extra| {
             b.hot.lea(stack == 8, T0, Some(5), None, extra);
             if stack == 2 {
                 b.hot.movzx16(T0, T0);
             }
         });
-        self.load_zx(T1, size, disp);
+        self.load_zx(T1, size, at);
         match stack {
             8 => self.hot.lea(true, 4, Some(5), None, size as i32),
             4 => self.hot.lea(false, 4, Some(5), None, size as i32),

@@ -104,7 +104,7 @@ impl Tables {
 
 impl Guest {
     /// Builds it. `limit15` is the limit of the host's global descriptor 15.
-    pub fn new(limit15: u32) -> Self {
+    pub fn new(limit15: u32, windows: rem::Windows) -> Self {
         let ram = Ram::new(1 << 30).unwrap();
         let block = ram.alloc(1 << 30).unwrap();
         let phys = PhysMap::new(ram);
@@ -158,7 +158,12 @@ impl Guest {
         );
         phys.write(SYSTEM_PHYS + TSS + 0x66, &0x68u16.to_le_bytes());
         let bus = Arc::new(NoBus(Arc::default()));
-        let engine = rem::Rem::new(0, phys.clone(), bus).unwrap();
+        let options = rem::Options {
+            windows,
+            ..Default::default()
+        };
+        let engine =
+            rem::Rem::with_peers(0, phys.clone(), bus, rem::Peers::new(), options).unwrap();
         let mut base = State::reset(0);
         base.cr0 = cr0::PE | cr0::PG | cr0::NE | cr0::ET | cr0::WP | cr0::MP;
         base.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE | cr4::FSGSBASE;

@@ -230,6 +230,17 @@ impl Host {
     }
 
     fn handlers() {
+        // The engine's alternate stack is taken away while a handler runs, until it returns, which
+        // ours do not.
+        const STACK: usize = 64 << 10;
+        let stack = Box::leak(vec![0u8; STACK].into_boxed_slice());
+        let stack = libc::stack_t {
+            ss_sp: stack.as_mut_ptr().cast(),
+            ss_flags: 0,
+            ss_size: STACK,
+        };
+        // SAFETY: the stack is leaked, so it stays for the thread's life.
+        assert_eq!(unsafe { libc::sigaltstack(&stack, std::ptr::null_mut()) }, 0);
         let signals = [
             libc::SIGSEGV,
             libc::SIGBUS,
@@ -239,7 +250,7 @@ impl Host {
             libc::SIGUSR1,
         ];
         for signal in signals {
-            // SAFETY: the handlers are the assembly above; the engine's alternate stack serves.
+            // SAFETY: the handlers are the assembly above.
             unsafe {
                 let mut action: libc::sigaction = std::mem::zeroed();
                 let f = if signal == libc::SIGUSR1 {

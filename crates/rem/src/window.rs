@@ -1,0 +1,498 @@
+//! The window: the host's MMU shows user memory of the guest at the guest's own addresses plus a
+//! constant, so that translated code reaches it without a probe.
+//!
+//! Of a guest's 128 TiB of user addresses the window has two parts. The *low* part is the first TiB
+//! (programs linked at fixed addresses, and all of a 32-bit program), shown at [`Window::low`]. The
+//! *high* part is the four TiB in which Linux puts programs, heaps, mappings and stacks
+//! ([`HIGH`]), shown at the guest's address plus [`Window::high`]. Both lie where the host's own
+//! process has nothing, with room around them, so that an address near a checked one faults rather
+//! than hits something else.
+//!
+//! What is shown is a cache of translations, as a TLB is: a page is mapped when it is first touched
+//! and taken away when the guest invalidates it.
+#![allow(unsafe_code)] // mappings at addresses of our own choice
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use pgm::Ram;
+use rustix::mm::{MapFlags, ProtFlags};
+
+use crate::ctx::{Ctx, WINDOW_TABLE};
+use crate::host::{self, Extract};
+
+const PAGE: u64 = pgm::PAGE_SIZE;
+/// Bytes of address space that one entry of the check decides about.
+const SLOT: u64 = 1 << 40;
+/// Slots of guest addresses in the high part.
+pub const HIGH: [u64; 4] = [0x55, 0x56, 0x7e, 0x7f];
+/// Nothing else is within this distance of a part.
+const MARGIN: u64 = 1 << 31;
+/// Windows a process may have: places of theirs are far enough apart.
+const WINDOWS: u32 = 9;
+/// Runs of pages shown at once by all windows, at most: each may be two mappings of the host's, with
+/// the gap after it, and Linux gives a process 65530 of them (vm.max_map_count).
+const RUNS: usize = 28_000;
+
+/// Timestamp counts without a flush after which a program is worth a window, at first: some
+/// milliseconds. A page costs a few thousand to show.
+const QUIET: u64 = 10_000_000;
+/// The same for programs that flush again soon after.
+const MAX_QUIET: u64 = 40 * QUIET;
+
+/// When user code goes through the window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Windows {
+    /// Never.
+    Never,
+    /// When the address space has not changed for a while.
+    Auto,
+    /// Always: for tests.
+    Always,
+}
+
+/// Decides whether the window is used.
+pub struct Policy {
+    when: Windows,
+    active: bool,
+    /// Flushes seen.
+    flushes: u64,
+    /// Timestamp of the last flush, or of the opening when active.
+    since: u64,
+    quiet: u64,
+    /// Times it was opened.
+    pub openings: u64,
+}
+
+impl Policy {
+    /// A closed window.
+    pub fn new(when: Windows) -> Self {
+        Self {
+            when,
+            active: false,
+            flushes: 0,
+            since: 0,
+            quiet: QUIET,
+            openings: 0,
+        }
+    }
+
+    /// Whether user code that is entered now uses the window. `flushes`: how many there were.
+    pub fn use_window(&mut self, flushes: u64) -> bool {
+        if self.when != Windows::Auto {
+            return self.when == Windows::Always;
+        }
+        if self.active && flushes == self.flushes {
+            return true;
+        }
+        // SAFETY: reads a counter.
+        let now = unsafe { std::arch::x86_64::_rdtsc() };
+        if flushes != self.flushes {
+            if self.active {
+                let short = now.wrapping_sub(self.since) < 8 * QUIET;
+                self.quiet = if short {
+                    (self.quiet * 2).min(MAX_QUIET)
+                } else {
+                    QUIET
+                };
+            }
+            (self.active, self.flushes, self.since) = (false, flushes, now);
+        } else if now.wrapping_sub(self.since) >= self.quiet {
+            (self.active, self.since) = (true, now);
+            self.openings += 1;
+        }
+        self.active
+    }
+}
+
+/// How an instruction reaches memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Through the high part of the window.
+    High,
+    /// Through the low part.
+    Low,
+    /// Through the software TLB.
+    Probe,
+}
+
+impl Reach {
+    /// The one that reaches `linear`.
+    pub fn of(linear: u64) -> Self {
+        match linear / SLOT {
+            0 => Self::Low,
+            slot if HIGH.contains(&slot) => Self::High,
+            _ => Self::Probe,
+        }
+    }
+}
+
+/// What was learned of instructions, by the RAM offset of their first byte.
+#[derive(Default)]
+pub struct Reaches {
+    known: HashMap<u64, Reach>,
+    unshown: HashMap<u64, u8>,
+}
+
+/// Instructions remembered at once.
+const REMEMBERED: usize = 1 << 16;
+/// Accesses to pages that cannot be shown, after which an instruction is to use the TLB.
+const PATIENCE: u8 = 8;
+
+impl Reaches {
+    /// What is known of an instruction.
+    pub fn get(&self, offset: u64) -> Option<Reach> {
+        self.known.get(&offset).copied()
+    }
+
+    /// An access of the instruction was in the part `found`, where it did not look.
+    pub fn stray(&mut self, offset: u64, found: Reach) {
+        if self.known.len() >= REMEMBERED {
+            self.known.clear();
+        }
+        let once = |reach: &mut Reach| *reach = Reach::Probe;
+        self.known.entry(offset).and_modify(once).or_insert(found);
+    }
+
+    /// It went to a page that cannot be shown. True: from now on it is to use the TLB.
+    pub fn unshown(&mut self, offset: u64) -> bool {
+        if self.unshown.len() >= REMEMBERED {
+            self.unshown.clear();
+        }
+        let n = self.unshown.entry(offset).or_insert(0);
+        *n += 1;
+        if *n < PATIENCE {
+            return false;
+        }
+        self.unshown.remove(&offset);
+        self.known.insert(offset, Reach::Probe);
+        true
+    }
+}
+
+/// Makes a window and sets up what `ctx` has for it. `None`: the host cannot.
+pub fn open(ram: &Arc<Ram>, ctx: &mut Ctx) -> Option<Window> {
+    if !host::has_fsgsbase() || host::extract() != Extract::Pext {
+        return None;
+    }
+    let window = Window::new(ram)?;
+    let slots: [&[u64]; 2] = [&HIGH, &[0]];
+    for (table, slots) in ctx.window_tables.iter_mut().zip(slots) {
+        let start = table.0.as_mut_ptr();
+        // SAFETY: whole pages of the context's own, which only translated code reads.
+        let closed = unsafe {
+            libc::mprotect(start.cast(), WINDOW_TABLE, libc::PROT_NONE) == 0
+                && slots.iter().all(|slot| {
+                    let page = start.add((slot * PAGE) as usize);
+                    libc::mprotect(page.cast(), PAGE as usize, libc::PROT_READ) == 0
+                })
+        };
+        if !closed {
+            close(ctx);
+            return None;
+        }
+    }
+    Some(window)
+}
+
+/// Undoes what [`open`] did to `ctx`.
+pub fn close(ctx: &mut Ctx) {
+    for table in &mut ctx.window_tables {
+        // SAFETY: see `open`; all of the context was readable and writable before.
+        unsafe {
+            libc::mprotect(
+                table.0.as_mut_ptr().cast(),
+                WINDOW_TABLE,
+                libc::PROT_READ | libc::PROT_WRITE,
+            );
+        }
+    }
+}
+
+/// Windows in use, a bit for each.
+static TAKEN: AtomicU32 = AtomicU32::new(0);
+
+/// Pages that follow each other in the guest and in RAM.
+#[derive(Clone, Copy)]
+struct Run {
+    len: u64,
+    ram: u64,
+    write: bool,
+}
+
+/// See the module.
+pub struct Window {
+    ram: Arc<Ram>,
+    number: u32,
+    /// What is reserved: start, bytes.
+    reserved: Vec<(u64, u64)>,
+    /// Runs by the linear address of their first page; they do not overlap.
+    runs: BTreeMap<u64, Run>,
+    /// Pages mapped since it was made.
+    pub fills: u64,
+}
+
+// SAFETY: the mappings belong to the value; a vCPU's thread is its only user.
+unsafe impl Send for Window {}
+
+impl Window {
+    /// A window on memory of `ram`; `None` when the process has no room for one.
+    pub fn new(ram: &Arc<Ram>) -> Option<Self> {
+        (0..WINDOWS).find_map(|number| {
+            let bit = 1 << number;
+            if TAKEN.fetch_or(bit, Ordering::Relaxed) & bit != 0 {
+                return None;
+            }
+            // From here on the value gives everything back when it goes.
+            let mut window = Self {
+                ram: ram.clone(),
+                number,
+                reserved: Vec::new(),
+                runs: BTreeMap::new(),
+                fills: 0,
+            };
+            let high = window.high();
+            let part = |first: u64, last: u64| {
+                let start = (first * SLOT).wrapping_add(high) - MARGIN;
+                (start, (last + 1 - first) * SLOT + 2 * MARGIN)
+            };
+            let parts = [
+                (window.low() - MARGIN, SLOT + 2 * MARGIN),
+                part(HIGH[0], HIGH[1]),
+                part(HIGH[2], HIGH[3]),
+            ];
+            let all = parts.into_iter().all(|p| window.reserve(p));
+            all.then_some(window)
+        })
+    }
+
+    fn reserve(&mut self, (start, len): (u64, u64)) -> bool {
+        // SAFETY: NOREPLACE takes only what is free.
+        let got = unsafe { none(start, len, MapFlags::FIXED_NOREPLACE) };
+        if got == Some(start) {
+            self.reserved.push((start, len));
+        } else if let Some(other) = got {
+            // A kernel that does not know the flag.
+            // SAFETY: unmaps what was just mapped.
+            let _ = unsafe { rustix::mm::munmap(other as *mut _, len as usize) };
+        }
+        got == Some(start)
+    }
+
+    /// What to add to a guest's address in the high part.
+    pub fn high(&self) -> u64 {
+        (u64::from(self.number + 1) * 4 * SLOT).wrapping_neg()
+    }
+
+    /// Where the low part starts: what to add to a guest's address in it.
+    pub fn low(&self) -> u64 {
+        (u64::from(self.number) * 2 + 2) * SLOT
+    }
+
+    /// The host address that shows the guest's address, if the window has it.
+    fn host(&self, linear: u64) -> Option<u64> {
+        match linear / SLOT {
+            0 => Some(linear + self.low()),
+            slot if HIGH.contains(&slot) => Some(linear.wrapping_add(self.high())),
+            _ => None,
+        }
+    }
+
+    /// The guest's address that is shown at `host`.
+    pub fn linear(&self, host: u64) -> Option<u64> {
+        [self.low(), self.high()]
+            .into_iter()
+            .map(|delta| host.wrapping_sub(delta))
+            .find(|linear| self.host(*linear) == Some(host))
+    }
+
+    /// Shows `len` bytes of RAM from offset `ram` on at `linear` (all multiples of the page size,
+    /// in one slot). False: the host cannot.
+    pub fn map(&mut self, linear: u64, ram: u64, len: u64, write: bool) -> bool {
+        let Some(host) = self.host(linear) else {
+            return false;
+        };
+        let windows = TAKEN.load(Ordering::Relaxed).count_ones().max(1);
+        if self.runs.len() >= RUNS / windows as usize {
+            self.clear();
+        }
+        self.cut(linear, len);
+        let prot = match write {
+            true => ProtFlags::READ | ProtFlags::WRITE,
+            false => ProtFlags::READ,
+        };
+        let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::POPULATE;
+        // SAFETY: the range lies in what this window has reserved.
+        let mapped = unsafe {
+            rustix::mm::mmap(host as *mut _, len as usize, prot, flags, self.ram.fd(), ram)
+        };
+        if mapped.is_err() {
+            // What was shown there before is gone from the books, and must be from the host.
+            self.hide(linear, len);
+            return false;
+        }
+        self.fills += 1;
+        self.runs.insert(linear, Run { len, ram, write });
+        true
+    }
+
+    /// Takes `linear .. linear + len` out of the runs.
+    fn cut(&mut self, linear: u64, len: u64) -> bool {
+        let end = linear + len;
+        let mut hit = false;
+        while let Some((start, run)) = self.runs.range(..end).next_back().map(|(s, r)| (*s, *r)) {
+            let run_end = start + run.len;
+            if run_end <= linear {
+                break;
+            }
+            hit = true;
+            self.runs.remove(&start);
+            if run_end > end {
+                let rest = Run {
+                    len: run_end - end,
+                    ram: run.ram + (end - start),
+                    ..run
+                };
+                self.runs.insert(end, rest);
+            }
+            if start < linear {
+                let rest = Run {
+                    len: linear - start,
+                    ..run
+                };
+                self.runs.insert(start, rest);
+            }
+        }
+        hit
+    }
+
+    /// Maps nothing at `linear .. linear + len`.
+    fn hide(&self, linear: u64, len: u64) {
+        if let Some(host) = self.host(linear) {
+            // SAFETY: the range lies in what this window has reserved.
+            let done = unsafe { none(host, len, MapFlags::FIXED) };
+            assert!(done.is_some(), "the host cannot take a mapping away");
+        }
+    }
+
+    /// Takes away what is shown of `first ..= last`.
+    pub fn drop_range(&mut self, first: u64, last: u64) {
+        if last - first >= 1 << 30 {
+            return self.clear();
+        }
+        let len = last - first + 1;
+        if self.cut(first, len) {
+            self.hide(first, len);
+        }
+    }
+
+    /// Takes away every page of RAM offset `page` that is shown for writing.
+    pub fn drop_writes(&mut self, page: u64) {
+        let shown: Vec<u64> = self
+            .runs
+            .iter()
+            .filter(|(_, r)| r.write && (r.ram..r.ram + r.len).contains(&page))
+            .map(|(start, r)| start + (page - r.ram))
+            .collect();
+        for linear in shown {
+            self.drop_range(linear, linear + (PAGE - 1));
+        }
+    }
+
+    /// Takes everything away.
+    pub fn clear(&mut self) {
+        let runs = std::mem::take(&mut self.runs);
+        let mut runs = runs.into_iter().peekable();
+        // What lies in one slot goes at once.
+        while let Some((start, run)) = runs.next() {
+            let mut end = start + run.len;
+            while let Some((next, run)) = runs.next_if(|(next, _)| next / SLOT == start / SLOT) {
+                end = next + run.len;
+            }
+            self.hide(start, end - start);
+        }
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        for (start, len) in &self.reserved {
+            // SAFETY: reserved by `new`; no translated code runs any more.
+            let _ = unsafe { rustix::mm::munmap(*start as *mut _, *len as usize) };
+        }
+        TAKEN.fetch_and(!(1 << self.number), Ordering::Relaxed);
+    }
+}
+
+/// Maps memory that cannot be accessed, without a reservation; where.
+///
+/// # Safety
+/// What is mapped there, if `flags` let it be replaced, must be the caller's and unused.
+unsafe fn none(start: u64, len: u64, flags: MapFlags) -> Option<u64> {
+    let flags = flags | MapFlags::PRIVATE | MapFlags::NORESERVE;
+    // SAFETY: the caller's promise.
+    let at = unsafe {
+        rustix::mm::mmap_anonymous(start as *mut _, len as usize, ProtFlags::empty(), flags)
+    };
+    at.ok().map(|p| p as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peek(window: &Window, linear: u64) -> u8 {
+        let host = window.host(linear).unwrap();
+        // SAFETY: the test mapped it.
+        unsafe { (host as *const u8).read_volatile() }
+    }
+
+    fn is_shown(window: &Window, linear: u64) -> bool {
+        let host = window.host(linear).unwrap();
+        // SAFETY: asks about residency only; ENOMEM never happens, everything is reserved.
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        maps.lines().any(|line| {
+            let range = line.split(' ').next().unwrap();
+            let (from, to) = range.split_once('-').unwrap();
+            let at = |n| u64::from_str_radix(n, 16).unwrap();
+            (at(from)..at(to)).contains(&host) && line.contains("oxbox-guest-ram")
+        })
+    }
+
+    #[test]
+    fn pages_are_shown_and_taken_away() {
+        let ram = Ram::new(16 * PAGE).unwrap();
+        let block = ram.alloc(16 * PAGE).unwrap().offset;
+        for n in 0..16 {
+            ram.write(block + n * PAGE, &[n as u8 + 1]);
+        }
+        let mut w = Window::new(&ram).unwrap();
+        for base in [0x40_0000, 0x5555_5555_4000, 0x7fff_ffff_0000] {
+            assert!(w.map(base, block, 4 * PAGE, true));
+            assert!(w.map(base + PAGE, block + 8 * PAGE, PAGE, false));
+            let seen: Vec<u8> = (0..4).map(|n| peek(&w, base + n * PAGE)).collect();
+            assert_eq!(seen, [1, 9, 3, 4]);
+            w.drop_writes(block + 2 * PAGE);
+            let shown: Vec<bool> = (0..4).map(|n| is_shown(&w, base + n * PAGE)).collect();
+            assert_eq!(shown, [true, true, false, true]);
+            w.drop_range(base, base + PAGE - 1);
+            assert!(!is_shown(&w, base) && is_shown(&w, base + PAGE));
+            assert_eq!(w.linear(w.host(base).unwrap()), Some(base));
+        }
+        w.clear();
+        assert!(!is_shown(&w, 0x40_0000 + PAGE) && !is_shown(&w, 0x5555_5555_5000));
+        assert!(!w.map(0x1_0000_0000_0000, block, PAGE, false));
+        assert!(!w.map(0x1234_0000_0000, block, PAGE, false));
+    }
+
+    #[test]
+    fn windows_lie_apart() {
+        let ram = Ram::new(PAGE).unwrap();
+        let all: Vec<Window> = (0..4).filter_map(|_| Window::new(&ram)).collect();
+        assert_eq!(all.len(), 4);
+        let mut parts: Vec<_> = all.iter().flat_map(|w| w.reserved.clone()).collect();
+        parts.sort_unstable();
+        assert!(parts.windows(2).all(|p| p[0].0 + p[0].1 <= p[1].0));
+    }
+}
