@@ -157,6 +157,9 @@ pub struct Ctx {
     pub host_fs: u64,
     /// [`WINDOW_BITS`].
     pub window_bits: u64,
+    /// What to add to an address for its place in the window, by bits 40 to 47 of the address; for
+    /// those that are not in it, something that makes an address no processor accepts.
+    pub window_deltas: [u64; 256],
     /// Temporaries of instruction sequences.
     pub tmp: [u64; 5],
     /// Host addresses of clusters of accesses of the block that runs.
@@ -186,9 +189,9 @@ pub struct Ctx {
     pub slots: [u64; SLOTS],
     /// Targets of indirect jumps.
     pub jc: [JcTable; JC_TABLES],
-    /// What lies in the window: reading a byte faults unless the address does. For its high part
-    /// and its low part; see [`crate::window`].
-    pub window_tables: [WindowTable; 2],
+    /// What lies in the window's high part: reading a byte faults unless the address does; see
+    /// [`crate::window`].
+    pub window_table: WindowTable,
 }
 
 /// See [`WINDOW_TABLE`].
@@ -337,10 +340,11 @@ pub const fn thunk(call: Call) -> i32 {
     (offset_of!(Ctx, thunks) + 8 * call as usize) as i32
 }
 
-/// Offset of the table for the high (0) or low (1) part of the window.
-pub const fn window_table(low: bool) -> i32 {
-    (offset_of!(Ctx, window_tables) + low as usize * WINDOW_TABLE) as i32
-}
+/// Offset of the table of what lies in the window's high part.
+pub const WINDOW_CHECK: i32 = offset_of!(Ctx, window_table) as i32;
+
+/// Offset of what to add to addresses.
+pub const WINDOW_DELTAS: i32 = offset_of!(Ctx, window_deltas) as i32;
 
 /// Offset of [`WINDOW_BITS`].
 pub const WINDOW_MASK: i32 = offset_of!(Ctx, window_bits) as i32;

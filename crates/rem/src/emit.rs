@@ -338,15 +338,23 @@ impl Code {
         }
     }
 
-    /// Faults unless the address in `reg` is in the low or high part of the window. Uses T1, keeps
-    /// flags.
-    pub fn check_window(&mut self, reg: u8, low: bool) {
+    /// Faults unless the address in `reg` is in the window's high part. Uses T1, keeps flags.
+    pub fn check_window(&mut self, reg: u8) {
         // pext r11, reg, gs:[mask]
         let vvvv = (!reg & 0xf) << 3;
         self.put(&[0x65, 0xc4, 0x62, 0x82 | vvvv, 0xf5, 0x1c, 0x25]);
         self.disp(ctx::WINDOW_MASK);
         self.put(&[0x65, 0x45, 0x0f, 0xb6, 0x9b]); // movzx r11d, byte gs:[r11 + table]
-        self.disp(ctx::window_table(low));
+        self.disp(ctx::WINDOW_CHECK);
+    }
+
+    /// T1 = what to add to the address in `reg` for its place in the window. Keeps flags.
+    pub fn window_delta(&mut self, reg: u8) {
+        let b = if reg >= 8 { 0x43 } else { 0x63 };
+        self.put(&[0xc4, b, 0xfb, 0xf0, 0xd8 | reg & 7, 40]); // rorx r11, reg, 40
+        self.put(&[0x45, 0x0f, 0xb6, 0xdb]); // movzx r11d, r11b
+        self.put(&[0x65, 0x4e, 0x8b, 0x1c, 0xdd]); // mov r11, gs:[r11 * 8 + deltas]
+        self.disp(ctx::WINDOW_DELTAS);
     }
 
     /// TLB probe for `size` bytes at the linear address in T0: leaves the host address in T0, or
@@ -564,13 +572,22 @@ mod tests {
             c.memory(&[0x66], false, &[0x8b], 3, at(13, 0x1000, true, false));
             c.memory(&[], false, &[0x0f, 0xb6], 3, At::t0(0));
             c.memory(&[], true, &[0x8b], 3, at(12, 0, true, false));
-            c.check_window(4, false);
-            c.check_window(T0, true);
+            c.check_window(4);
+            c.check_window(T0);
+            c.window_delta(3);
+            c.window_delta(13);
         });
-        let check = |r: &str, low| {
+        let check = |r: &str| {
             [
                 format!("pext r11,{r},[gs:{:X}h]", ctx::WINDOW_MASK),
-                format!("movzx r11d,byte [gs:r11+{:X}h]", ctx::window_table(low)),
+                format!("movzx r11d,byte [gs:r11+{:X}h]", ctx::WINDOW_CHECK),
+            ]
+        };
+        let delta = |r: &str| {
+            [
+                format!("rorx r11,{r},28h"),
+                "movzx r11d,r11b".to_owned(),
+                format!("mov r11,[gs:r11*8+{:X}h]", ctx::WINDOW_DELTAS),
             ]
         };
         let moves = [
@@ -581,8 +598,10 @@ mod tests {
             "mov rbx,[fs:r12]",
         ];
         let mut expected: Vec<String> = moves.iter().map(|s| (*s).to_owned()).collect();
-        expected.extend(check("rsp", false));
-        expected.extend(check("r10", true));
+        expected.extend(check("rsp"));
+        expected.extend(check("r10"));
+        expected.extend(delta("rbx"));
+        expected.extend(delta("r13"));
         assert_eq!(got, expected);
     }
 

@@ -10,7 +10,6 @@ use crate::site::{Action, Mask, Range, Site, Wire};
 use crate::sys::{self, Flow};
 use crate::tlb::Place;
 use crate::translate::Variant;
-use crate::window::Reach;
 use crate::{fpu, thunks, vector};
 
 /// Entry from the thunks: handles call `kind`, returns the host address to go on at.
@@ -556,29 +555,32 @@ fn host_fault(ctx: &mut Ctx, core: &mut Core) -> u64 {
 fn window_fault(ctx: &mut Ctx, core: &mut Core, at: u32) -> Option<u64> {
     let (rip, parked) = core.blocks.guest_rip(at)?;
     let address = ctx.fault.address;
-    if ctx.fault.trap == 14 {
-        if let Some(found) = strayed(ctx, address) {
-            // The block is made again, and looks there.
-            core.stats.strays += 1;
-            let offset = core.blocks.drop_at(ctx, at, rip)?;
-            core.reaches.stray(offset, found);
-            return Some(again(ctx, core, rip, parked));
-        }
-        if let Some(linear) = core.mmu.window.as_ref().and_then(|w| w.linear(address)) {
-            match core.mmu.show(linear, ctx.fault.code & 2 != 0) {
-                Ok(true) => return Some(core.blocks.cache.address(at)),
-                Ok(false) => {}
-                Err(e) => {
-                    take_parked_flags(ctx, parked);
-                    core.raise(ctx, e, rip);
-                    return Some(core.dispatch(ctx));
-                }
+    if ctx.fault.trap == 14 && strayed(ctx, address) {
+        // The block is made again, and does not look there.
+        core.stats.strays += 1;
+        let offset = core.blocks.drop_at(ctx, at, rip)?;
+        core.reaches.stray(offset);
+        return Some(again(ctx, core, rip, parked));
+    }
+    let window = core.mmu.window.as_ref()?;
+    if ctx.fault.trap == 14
+        && let Some(linear) = window.linear(address)
+        // An access that leaves the lower half of the address space faults otherwise.
+        && linear < (1 << 47) - 64
+    {
+        match core.mmu.show(linear, ctx.fault.code & 2 != 0) {
+            Ok(true) => return Some(core.blocks.cache.address(at)),
+            Ok(false) => {}
+            Err(e) => {
+                take_parked_flags(ctx, parked);
+                core.raise(ctx, e, rip);
+                return Some(core.dispatch(ctx));
             }
-            let offset = core.blocks.ram_offset(at, rip)?;
-            if core.reaches.unshown(offset) {
-                core.blocks.drop_at(ctx, at, rip);
-            }
         }
+    }
+    let offset = core.blocks.ram_offset(at, rip)?;
+    if core.reaches.unshown(offset) {
+        core.blocks.drop_at(ctx, at, rip);
     }
     // Once more with probes, which know what this is.
     core.single = true;
@@ -592,11 +594,8 @@ fn again(ctx: &mut Ctx, core: &mut Core, rip: u64, parked: bool) -> u64 {
     core.dispatch(ctx)
 }
 
-/// Where an address is that a check of the window refused, if the fault at host address `at` is one
-/// of a check.
-fn strayed(ctx: &Ctx, at: u64) -> Option<Reach> {
-    let tables = &raw const ctx.window_tables as u64;
-    let place = at.checked_sub(tables)?;
-    let size = WINDOW_TABLE as u64;
-    (place < 2 * size).then(|| Reach::of((place % size >> 12) << 40))
+/// Whether a fault at host address `at` says that an address is not in the window's high part.
+fn strayed(ctx: &Ctx, at: u64) -> bool {
+    let table = &raw const ctx.window_table as u64;
+    (table..table + WINDOW_TABLE as u64).contains(&at)
 }

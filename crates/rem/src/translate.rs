@@ -158,9 +158,9 @@ struct Use {
 /// An access through the window.
 #[derive(Debug, Clone, Copy)]
 struct Shown {
-    /// Through the low part (in 64-bit code).
-    low: bool,
-    /// The address may be elsewhere.
+    /// Not, perhaps, through the high part (in 64-bit code).
+    any: bool,
+    /// It is not known yet to be in the high part.
     check: bool,
 }
 
@@ -174,12 +174,13 @@ impl Use {
 
     /// The host address of an operand in the window that is always at the same place.
     fn fixed(&self, insn: &Instruction, input: &Input<'_>) -> Option<u64> {
-        let (shown, window) = (self.window?, input.window?);
-        let delta = match shown.low || !input.mode.code64() {
-            true => window.low,
-            false => window.high,
+        let (_, window) = (self.window?, input.window?);
+        let linear = cluster::fixed(insn, input)?;
+        let delta = match linear >> 40 {
+            0 => window.low,
+            _ => window.high,
         };
-        cluster::fixed(insn, input).map(|linear| linear.wrapping_add(delta))
+        Some(linear.wrapping_add(delta))
     }
 }
 

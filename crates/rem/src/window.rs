@@ -27,6 +27,8 @@ const PAGE: u64 = pgm::PAGE_SIZE;
 const SLOT: u64 = 1 << 40;
 /// Slots of guest addresses in the high part.
 pub const HIGH: [u64; 4] = [0x55, 0x56, 0x7e, 0x7f];
+/// No processor accepts an address below 2^48 plus this, or a kernel's address plus this.
+const NOWHERE: u64 = 1 << 62;
 /// Nothing else is within this distance of a part.
 const MARGIN: u64 = 1 << 31;
 /// Windows a process may have: places of theirs are far enough apart.
@@ -106,26 +108,21 @@ impl Policy {
     }
 }
 
+/// Whether an address is in a window.
+pub fn has(linear: u64) -> bool {
+    let slot = linear / SLOT;
+    slot == 0 || HIGH.contains(&slot)
+}
+
 /// How an instruction reaches memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
     /// Through the high part of the window.
     High,
-    /// Through the low part.
-    Low,
+    /// Through whatever part the address is in.
+    Any,
     /// Through the software TLB.
     Probe,
-}
-
-impl Reach {
-    /// The one that reaches `linear`.
-    pub fn of(linear: u64) -> Self {
-        match linear / SLOT {
-            0 => Self::Low,
-            slot if HIGH.contains(&slot) => Self::High,
-            _ => Self::Probe,
-        }
-    }
 }
 
 /// What was learned of instructions, by the RAM offset of their first byte.
@@ -146,13 +143,12 @@ impl Reaches {
         self.known.get(&offset).copied()
     }
 
-    /// An access of the instruction was in the part `found`, where it did not look.
-    pub fn stray(&mut self, offset: u64, found: Reach) {
+    /// An access of the instruction was not in the high part, where it looked.
+    pub fn stray(&mut self, offset: u64) {
         if self.known.len() >= REMEMBERED {
             self.known.clear();
         }
-        let once = |reach: &mut Reach| *reach = Reach::Probe;
-        self.known.entry(offset).and_modify(once).or_insert(found);
+        self.known.entry(offset).or_insert(Reach::Any);
     }
 
     /// It went to a page that cannot be shown. True: from now on it is to use the TLB.
@@ -177,36 +173,36 @@ pub fn open(ram: &Arc<Ram>, ctx: &mut Ctx) -> Option<Window> {
         return None;
     }
     let window = Window::new(ram)?;
-    let slots: [&[u64]; 2] = [&HIGH, &[0]];
-    for (table, slots) in ctx.window_tables.iter_mut().zip(slots) {
-        let start = table.0.as_mut_ptr();
-        // SAFETY: whole pages of the context's own, which only translated code reads.
-        let closed = unsafe {
-            libc::mprotect(start.cast(), WINDOW_TABLE, libc::PROT_NONE) == 0
-                && slots.iter().all(|slot| {
-                    let page = start.add((slot * PAGE) as usize);
-                    libc::mprotect(page.cast(), PAGE as usize, libc::PROT_READ) == 0
-                })
-        };
-        if !closed {
-            close(ctx);
-            return None;
-        }
+    ctx.window_deltas = [NOWHERE; 256];
+    ctx.window_deltas[0] = window.low();
+    for slot in HIGH {
+        ctx.window_deltas[slot as usize] = window.high();
+    }
+    let start = ctx.window_table.0.as_mut_ptr();
+    // SAFETY: whole pages of the context's own, which only translated code reads.
+    let closed = unsafe {
+        libc::mprotect(start.cast(), WINDOW_TABLE, libc::PROT_NONE) == 0
+            && HIGH.iter().all(|slot| {
+                let page = start.add((slot * PAGE) as usize);
+                libc::mprotect(page.cast(), PAGE as usize, libc::PROT_READ) == 0
+            })
+    };
+    if !closed {
+        close(ctx);
+        return None;
     }
     Some(window)
 }
 
 /// Undoes what [`open`] did to `ctx`.
 pub fn close(ctx: &mut Ctx) {
-    for table in &mut ctx.window_tables {
-        // SAFETY: see `open`; all of the context was readable and writable before.
-        unsafe {
-            libc::mprotect(
-                table.0.as_mut_ptr().cast(),
-                WINDOW_TABLE,
-                libc::PROT_READ | libc::PROT_WRITE,
-            );
-        }
+    // SAFETY: see `open`; all of the context was readable and writable before.
+    unsafe {
+        libc::mprotect(
+            ctx.window_table.0.as_mut_ptr().cast(),
+            WINDOW_TABLE,
+            libc::PROT_READ | libc::PROT_WRITE,
+        );
     }
 }
 

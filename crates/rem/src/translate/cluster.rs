@@ -120,39 +120,39 @@ pub(super) fn fixed(insn: &Instruction, input: &Input<'_>) -> Option<u64> {
 /// others are so near that, if that one is in the window, they are in it or fault.
 fn assign_window(input: &Input<'_>, window: Window<'_>, insns: &mut [Insn], planned: &[Planned]) {
     let long = input.mode.code64();
-    let mut checked: Vec<(Key, bool, i64)> = Vec::new();
+    let mut checked: Vec<(Key, i64)> = Vec::new();
     for p in planned {
         let i = &mut insns[p.insn];
         let offset = window.page + (input.place(&i.insn) as u64 & 0xfff);
+        // Programs that are linked at low addresses have data in both parts.
         let usual = match p.stack || p.key.base >= SEGMENTS || input.rip >> 40 != 0 {
             true => Reach::High,
-            false => Reach::Low,
+            false => Reach::Any,
         };
-        let place = match (!p.stack).then(|| fixed(&i.insn, input)).flatten() {
-            Some(linear) => Reach::of(linear),
-            None => window.reaches.get(offset).unwrap_or(usual),
+        let known = window.reaches.get(offset);
+        let fixed = (!p.stack).then(|| fixed(&i.insn, input)).flatten();
+        let place = match fixed {
+            _ if known == Some(Reach::Probe) => Reach::Probe,
+            Some(linear) if !crate::window::has(linear) => Reach::Probe,
+            Some(_) => Reach::High,
+            None => known.unwrap_or(usual),
         };
-        // Two accesses of one instruction: what is known is not about the stack's.
-        let place = match place {
-            Reach::Low if p.stack && has_memory(&i.insn) => Reach::High,
-            place => place,
-        };
-        let low = place == Reach::Low;
-        if place == Reach::Probe || !p.stack && borrows(&i.insn, low) {
+        let any = place == Reach::Any;
+        if place == Reach::Probe || !p.stack && borrows(&i.insn, any) {
             continue;
         }
-        let known = p.key.base == 0 && p.key.index == 0
-            || checked.iter().any(|(key, part, offset)| {
+        let seen = fixed.is_some()
+            || checked.iter().any(|(key, offset)| {
                 let near = p.offset.wrapping_sub(*offset).unsigned_abs() < 1 << 30;
-                *key == p.key && *part == low && near
+                *key == p.key && near
             });
-        if !known {
-            checked.push((p.key, low, p.offset));
+        if !seen && !any {
+            checked.push((p.key, p.offset));
         }
         let u = Use {
             window: Some(Shown {
-                low,
-                check: long && !known,
+                any: any && long && !seen,
+                check: long && !seen && !any,
             }),
             ..Use::SINGLE
         };
@@ -234,14 +234,14 @@ fn assign(input: &Input<'_>, insns: &mut [Insn], planned: &[Planned]) -> Vec<Clu
 
 /// Whether an instruction whose operand the window has would need a register of the guest's for
 /// itself: it must not fault then.
-fn borrows(insn: &Instruction, low: bool) -> bool {
+fn borrows(insn: &Instruction, any: bool) -> bool {
     let named = |r: Register| {
         (0..insn.op_count())
             .any(|n| insn.op_kind(n) == OpKind::Register && insn.op_register(n).full_register() == r)
     };
     let high = (0..insn.op_count()).any(|n| is_high(insn.op_register(n)));
     let (base, index) = (insn.memory_base(), insn.memory_index());
-    let as_it_is = !low
+    let as_it_is = !any
         && (base, index) != (Register::None, Register::None)
         && !insn.is_ip_rel_memory_operand()
         && seg_number(insn.memory_segment()) < 4;

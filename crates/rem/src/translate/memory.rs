@@ -3,7 +3,7 @@
 use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 
 use super::{
-    ArgKind, Builder, Input, Insn, Shown, Use, Window, for_64_bit, is_scratch, number, seg_number, writes_memory,
+    ArgKind, Builder, Input, Insn, Shown, Use, for_64_bit, is_scratch, number, seg_number, writes_memory,
 };
 use crate::classify;
 use crate::ctx::{self, Call};
@@ -151,8 +151,8 @@ impl Builder<'_> {
         direct: Option<(u8, i32)>,
         address: impl FnOnce(&mut Self, i32),
     ) -> At {
-        if let (Some(shown), Some(window)) = (u.window, self.input.window) {
-            return self.reach_window(shown, window, direct, |b| address(b, 0));
+        if let Some(shown) = u.window {
+            return self.reach_window(shown, direct, |b| address(b, 0));
         }
         let Some(n) = u.cluster else {
             self.park(i);
@@ -185,7 +185,6 @@ impl Builder<'_> {
     fn reach_window(
         &mut self,
         shown: Shown,
-        window: Window<'_>,
         direct: Option<(u8, i32)>,
         address: impl FnOnce(&mut Self),
     ) -> At {
@@ -206,13 +205,17 @@ impl Builder<'_> {
             return in_window(base, disp);
         }
         if shown.check {
-            self.hot.check_window(base, shown.low);
+            self.hot.check_window(base);
         }
-        if !shown.low {
+        if !shown.any {
             return in_window(base, disp);
         }
-        self.hot.imm(T1, window.low);
-        self.hot.lea(true, T0, Some(base), Some((T1, 1)), disp);
+        if disp != 0 {
+            self.hot.lea(true, T0, Some(base), None, disp);
+        }
+        let from = if disp != 0 { T0 } else { base };
+        self.hot.window_delta(from);
+        self.hot.lea(true, T0, Some(from), Some((T1, 1)), 0);
         At::t0(0)
     }
 
@@ -409,7 +412,7 @@ impl Builder<'_> {
     /// Emits an instruction on the window with the guest's own operand, if that is possible.
     fn copy_on_window(&mut self, i: &Insn) -> bool {
         let insn = &i.insn;
-        let Some(shown) = i.operand.window.filter(|shown| !shown.low) else {
+        let Some(shown) = i.operand.window.filter(|shown| !shown.any) else {
             return false;
         };
         let (base, index) = (insn.memory_base(), insn.memory_index());
@@ -432,7 +435,7 @@ impl Builder<'_> {
                     T0
                 }
             };
-            self.hot.check_window(checked, false);
+            self.hot.check_window(checked);
         }
         if long && insn.segment_prefix() == Register::None {
             let bytes = self.source(insn)[..insn.len()].to_vec();
