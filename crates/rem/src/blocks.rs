@@ -79,6 +79,8 @@ pub struct Block {
     start: u32,
     end: u32,
     map: Vec<(u32, u16)>,
+    /// Cache offsets of repeated string instructions on the window, and whether they are MOVS.
+    runs: Vec<(u32, bool)>,
     incoming: Vec<u32>,
 }
 
@@ -445,6 +447,11 @@ impl Blocks {
             start,
             end: start + t.code.len() as u32,
             map: t.map,
+            runs: t
+                .runs
+                .iter()
+                .map(|(at, movs)| (start + at, *movs))
+                .collect(),
             incoming: Vec::new(),
         });
         Ok(id)
@@ -688,6 +695,13 @@ impl Blocks {
         let n = self.blocks.partition_point(|b| b.start <= at);
         let id = n.checked_sub(1)?;
         (at < self.blocks[id].end).then_some(id as u32)
+    }
+
+    /// The repeated string instruction on the window at cache offset `at`, if there is one: whether
+    /// it is MOVS.
+    pub fn run_at(&self, at: u32) -> Option<bool> {
+        let runs = &self.blocks[self.block_of(at)? as usize].runs;
+        runs.iter().find(|r| r.0 == at).map(|r| r.1)
     }
 
     /// RAM offset of the instruction at offset `rip` in CS, in the block whose code is at `at`.

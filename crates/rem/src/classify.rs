@@ -55,6 +55,8 @@ pub enum Kind {
     BitString,
     /// MOVS or STOS without REP.
     StringOne,
+    /// MOVS or STOS with REP, flat and with pointers of full size.
+    StringRep,
     /// CLI at privilege level 0.
     Cli,
     /// STI at privilege level 0, not at the end of a block.
@@ -191,6 +193,12 @@ pub fn classify(insn: &Instruction, mode: &Mode) -> Kind {
             StringOne
         }
         M::Movsd if string(insn) && !repeated(insn) => StringOne,
+        M::Movsb | M::Movsw | M::Movsq | M::Stosb | M::Stosw | M::Stosd | M::Stosq
+            if runs(insn, mode) =>
+        {
+            StringRep
+        }
+        M::Movsd if string(insn) && runs(insn, mode) => StringRep,
         M::Movsb
         | M::Movsw
         | M::Movsq
@@ -273,8 +281,6 @@ pub fn classify(insn: &Instruction, mode: &Mode) -> Kind {
         | M::Wrfsbase
         | M::Wrgsbase
         | M::Xgetbv
-        | M::Cld
-        | M::Std
         | M::Lgdt
         | M::Lidt
         | M::Invd
@@ -342,6 +348,25 @@ fn far(insn: &Instruction) -> bool {
     matches!(insn.op0_kind(), OpKind::FarBranch16 | OpKind::FarBranch32)
         || insn.is_jmp_far_indirect()
         || insn.is_call_far_indirect()
+}
+
+/// Whether the host's own instruction can do a repeated MOVS or STOS: operands at plain linear
+/// addresses as wide as the mode has them, nothing to be looked at between elements.
+fn runs(insn: &Instruction, mode: &Mode) -> bool {
+    let to = match mode.bitness() {
+        64 => OpKind::MemoryESRDI,
+        _ => OpKind::MemoryESEDI,
+    };
+    let seg = match insn.op1_kind() {
+        OpKind::Register => 0,
+        _ => insn.memory_segment().number(),
+    };
+    insn.op0_kind() == to
+        && mode.bitness() != 16
+        && mode.flat(0)
+        && mode.flat(seg)
+        && !mode.one()
+        && !mode.aligned()
 }
 
 fn repeated(insn: &Instruction) -> bool {

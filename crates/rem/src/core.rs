@@ -223,6 +223,10 @@ impl Core {
             }
         }
         self.stats.flushes += 1;
+        if self.windows.is_open() {
+            // Whether user code goes on with the window is decided anew.
+            self.blocks.close_gates(ctx);
+        }
         self.blocks.clear_exec(ctx, flush != Flush::NonGlobal);
     }
 
@@ -529,25 +533,37 @@ impl Core {
             mode = mode.single();
         }
         self.mmu.sync(&ctx.state);
-        ctx.window = 0;
-        if let Some(window) = &self.mmu.window
-            && mode.may_window()
-            && !self.mmu.watches.data
-            && self.windows.use_window(self.mmu.flushes)
-        {
-            mode = mode.windowed();
-            ctx.window = 1;
-            ctx.window_fs = match mode.code64() {
-                true => window.high(),
-                false => window.low(),
-            };
-        }
+        mode = self.with_window(ctx, mode);
         for seg in 0..6 {
             (ctx.limit_read[seg], ctx.limit_write[seg]) = fast_limits(&ctx.state, seg);
         }
         self.mode = mode;
         (self.mode_id, self.jc_table) = self.blocks.mode_id(ctx, &mode);
         ctx.mode = self.mode_id;
+    }
+
+    /// User code in `mode` is about to run: with the window, if that is to be used.
+    ///
+    /// The FS base stays what it is while the kernel runs, since translated code comes back from
+    /// there by itself.
+    fn with_window(&mut self, ctx: &mut Ctx, mode: Mode) -> Mode {
+        let Some(window) = self.mmu.window.as_ref().filter(|_| mode.user()) else {
+            return mode;
+        };
+        let used = mode.may_window()
+            && !self.mmu.watches.data
+            && self.windows.use_window(self.mmu.flushes);
+        let fs = match (used, mode.code64()) {
+            (false, _) => 0,
+            (true, true) => window.high(),
+            (true, false) => window.low(),
+        };
+        if ctx.window_fs != fs {
+            self.blocks.close_gates(ctx);
+            ctx.window_fs = fs;
+        }
+        ctx.window = used.into();
+        if used { mode.windowed() } else { mode }
     }
 
     /// Follows translated code into another mode.
@@ -564,6 +580,7 @@ impl Core {
     /// it: the same goes without a helper from now on, if it can.
     pub fn open_gate(&mut self, ctx: &mut Ctx, which: usize) {
         let to = Mode::of(&ctx.state);
+        let to = self.with_window(ctx, to);
         let class = [Class::Kernel, Class::User][which];
         let all = rflags::ARITH | rflags::TF | rflags::AC;
         if !to.code64()

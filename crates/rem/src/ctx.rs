@@ -160,6 +160,9 @@ pub struct Ctx {
     /// What to add to an address for its place in the window, by bits 40 to 47 of the address; for
     /// those that are not in it, something that makes an address no processor accepts.
     pub window_deltas: [u64; 256],
+    /// For a repeated string instruction on the window: what was added to RSI and RDI. For one that
+    /// is not: what they will be.
+    pub run_deltas: [u64; 2],
     /// Temporaries of instruction sequences.
     pub tmp: [u64; 5],
     /// Host addresses of clusters of accesses of the block that runs.
@@ -338,6 +341,11 @@ pub const fn cluster(n: usize) -> i32 {
 /// Offset of a thunk pointer.
 pub const fn thunk(call: Call) -> i32 {
     (offset_of!(Ctx, thunks) + 8 * call as usize) as i32
+}
+
+/// Offset of [`Ctx::run_deltas`] for register `n`: RSI or RDI.
+pub const fn run_delta(n: u8) -> i32 {
+    (offset_of!(Ctx, run_deltas) + 8 * (n as usize & 1)) as i32
 }
 
 /// Offset of the table of what lies in the window's high part.

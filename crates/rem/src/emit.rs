@@ -159,6 +159,11 @@ impl Code {
         self.gs_op(w, 0x03, reg, disp);
     }
 
+    /// `sub reg, gs:[disp]`, 64-bit. Changes flags.
+    pub fn sub_gs(&mut self, reg: u8, disp: i32) {
+        self.gs_op(true, 0x2b, reg, disp);
+    }
+
     /// `cmp reg, gs:[disp]`, 64-bit. Changes flags.
     pub fn cmp_gs(&mut self, reg: u8, disp: i32) {
         self.gs_op(true, 0x3b, reg, disp);

@@ -125,6 +125,11 @@ impl Mode {
         }
     }
 
+    /// The current privilege level is 3.
+    pub fn user(&self) -> bool {
+        self.class() == Class::User
+    }
+
     /// Whether the code may use a window: user code with flat segments of full size, and nothing
     /// that has to be looked at in each access.
     pub fn may_window(&self) -> bool {

@@ -572,12 +572,14 @@ fn window_fault(ctx: &mut Ctx, core: &mut Core, at: u32) -> Option<u64> {
             Ok(true) => return Some(core.blocks.cache.address(at)),
             Ok(false) => {}
             Err(e) => {
+                leave_run(ctx, core, at);
                 take_parked_flags(ctx, parked);
                 core.raise(ctx, e, rip);
                 return Some(core.dispatch(ctx));
             }
         }
     }
+    leave_run(ctx, core, at);
     let offset = core.blocks.ram_offset(at, rip)?;
     if core.reaches.unshown(offset) {
         core.blocks.drop_at(ctx, at, rip);
@@ -585,6 +587,25 @@ fn window_fault(ctx: &mut Ctx, core: &mut Core, at: u32) -> Option<u64> {
     // Once more with probes, which know what this is.
     core.single = true;
     Some(again(ctx, core, rip, parked))
+}
+
+/// A repeated string instruction has host addresses in its registers: they become the guest's, with
+/// what is done so far.
+fn leave_run(ctx: &mut Ctx, core: &Core, at: u32) {
+    let Some(movs) = core.blocks.run_at(at) else {
+        return;
+    };
+    let mask = match core.mode.code64() {
+        true => u64::MAX,
+        false => 0xffff_ffff,
+    };
+    for (n, delta) in [(6, 0), (7, 1)] {
+        if n == 6 && !movs {
+            continue;
+        }
+        let r = &mut ctx.state.gpr[n];
+        *r = r.wrapping_sub(ctx.run_deltas[delta]) & mask;
+    }
 }
 
 /// Starts the instruction at `rip` anew.

@@ -12,6 +12,7 @@ mod flow;
 mod gates;
 mod memory;
 mod stack;
+mod strings;
 mod system;
 
 use cpu::Exception;
@@ -51,6 +52,8 @@ pub struct Translation {
     pub map: Vec<(u32, u16)>,
     /// Bytes of guest code covered.
     pub guest_len: u32,
+    /// Code offsets of repeated string instructions on the window, and whether they are MOVS.
+    pub runs: Vec<(u32, bool)>,
     /// Ranges of the page, as offsets, that the translation depends on beyond its own bytes.
     pub peeks: Vec<(u16, u16)>,
 }
@@ -220,6 +223,8 @@ struct Builder<'a> {
     parked: bool,
     /// A site whose instruction is not complete yet.
     open_site: Option<usize>,
+    /// See [`Translation::runs`].
+    runs: Vec<(u32, bool)>,
 }
 
 enum LinkWire {
@@ -257,6 +262,7 @@ pub fn translate(input: &Input<'_>, slot: &mut dyn FnMut() -> Option<u32>) -> Tr
         t0: None,
         parked: false,
         open_site: None,
+        runs: Vec::new(),
     };
     if live_in {
         b.hot.restore_flags();
@@ -481,6 +487,7 @@ impl Builder<'_> {
             Kind::Lea => self.lea(&insn),
             Kind::BitString => self.bit_string(i),
             Kind::StringOne => self.string_one(i),
+            Kind::StringRep => self.string_rep(i),
             Kind::ExecVector => self.exec(Action::ExecuteVector(insn), true),
             Kind::TakeUpper => {
                 self.exec(Action::TakeUpper, false);
@@ -539,6 +546,7 @@ impl Builder<'_> {
             links: self.links,
             args,
             map: Vec::new(),
+            runs: self.runs,
             guest_len: 0,
             peeks: Vec::new(),
         }

@@ -80,6 +80,11 @@ impl Policy {
         }
     }
 
+    /// Whether the window is in use.
+    pub fn is_open(&self) -> bool {
+        self.active
+    }
+
     /// Whether user code that is entered now uses the window. `flushes`: how many there were.
     pub fn use_window(&mut self, flushes: u64) -> bool {
         if self.when != Windows::Auto {
@@ -321,7 +326,14 @@ impl Window {
         let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::POPULATE;
         // SAFETY: the range lies in what this window has reserved.
         let mapped = unsafe {
-            rustix::mm::mmap(host as *mut _, len as usize, prot, flags, self.ram.fd(), ram)
+            rustix::mm::mmap(
+                host as *mut _,
+                len as usize,
+                prot,
+                flags,
+                self.ram.fd(),
+                ram,
+            )
         };
         if mapped.is_err() {
             // What was shown there before is gone from the books, and must be from the host.

@@ -26,7 +26,11 @@ fn bss() {
             0,
         )
     };
-    assert_eq!(p as u64, host::CODE + (64 << 20), "cannot map the data area");
+    assert_eq!(
+        p as u64,
+        host::CODE + (64 << 20),
+        "cannot map the data area"
+    );
 }
 
 fn main() {

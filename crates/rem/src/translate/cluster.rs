@@ -236,8 +236,9 @@ fn assign(input: &Input<'_>, insns: &mut [Insn], planned: &[Planned]) -> Vec<Clu
 /// itself: it must not fault then.
 fn borrows(insn: &Instruction, any: bool) -> bool {
     let named = |r: Register| {
-        (0..insn.op_count())
-            .any(|n| insn.op_kind(n) == OpKind::Register && insn.op_register(n).full_register() == r)
+        (0..insn.op_count()).any(|n| {
+            insn.op_kind(n) == OpKind::Register && insn.op_register(n).full_register() == r
+        })
     };
     let high = (0..insn.op_count()).any(|n| is_high(insn.op_register(n)));
     let (base, index) = (insn.memory_base(), insn.memory_index());
@@ -423,16 +424,13 @@ impl Tracker<'_> {
     }
 
     fn operand(&mut self, n: usize, insn: &Instruction, write: bool) {
-        if crate::vector::mask_of(insn).is_some() {
+        if crate::vector::mask_of(insn).is_some() && !self.input.mode.window() {
             // Parts that are masked out may be anywhere.
             return;
         }
         let size = insn.memory_size().size() as i64;
         let seg = seg_number(insn.memory_segment());
-        if size == 0
-            || size > 64
-            || seg == 1 && !self.input.mode.code64()
-        {
+        if size == 0 || size > 64 || seg == 1 && !self.input.mode.code64() {
             return;
         }
         let mode = &self.input.mode;

@@ -3,14 +3,14 @@
 use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 
 use super::{
-    ArgKind, Builder, Input, Insn, Shown, Use, for_64_bit, is_scratch, number, seg_number, writes_memory,
+    ArgKind, Builder, Input, Insn, Shown, Use, for_64_bit, is_scratch, number, seg_number,
+    writes_memory,
 };
 use crate::classify;
 use crate::ctx::{self, Call};
 use crate::emit::{At, T0, T1};
-use crate::site::{Action, Exec, Link, Site, Wire};
+use crate::site::{Action, Link, Site, Wire};
 use crate::vector;
-use cpu::bits::rflags;
 
 /// One memory access to emit.
 #[derive(Clone, Copy)]
@@ -277,7 +277,7 @@ impl Builder<'_> {
     }
 
     /// Segment check, base and TLB probe for the offset in T0; leaves the host address there.
-    fn access(&mut self, a: &Access) {
+    pub(super) fn access(&mut self, a: &Access) {
         let mode = self.input.mode;
         let index = self.sites.len() as u32;
         if mode.code64() {
@@ -352,7 +352,7 @@ impl Builder<'_> {
         }
     }
 
-    fn memory_access(&self, insn: &Instruction, size: u32, access: OpAccess) -> Access {
+    pub(super) fn memory_access(&self, insn: &Instruction, size: u32, access: OpAccess) -> Access {
         Access {
             seg: self.segment(insn),
             size,
@@ -554,7 +554,11 @@ impl Builder<'_> {
             ..self.memory_access(&i.insn, 1, OpAccess::Read)
         };
         let insn = i.insn;
-        self.reach(i, i.operand, a, |b, extra| b.address(&insn, extra));
+        let u = Use {
+            window: None,
+            ..i.operand
+        };
+        self.reach(i, u, a, None, |b, extra| b.address(&insn, extra));
         self.done();
     }
 
@@ -605,79 +609,6 @@ impl Builder<'_> {
         self.at_scratch(&mut insn, At::t0(0));
         self.encode(&insn);
         self.done();
-    }
-
-    /// MOVS or STOS with the direction flag clear; otherwise a helper does it.
-    pub(super) fn string_one(&mut self, i: &Insn) {
-        let insn = i.insn;
-        let size = insn.memory_size().size() as u32;
-        let movs = insn.op1_kind() != OpKind::Register;
-        let bytes = match insn.op0_kind() {
-            OpKind::MemoryESDI => 2,
-            OpKind::MemoryESEDI => 4,
-            _ => 8,
-        };
-        self.park(i);
-        self.hot.test_gs(ctx::RFLAGS, rflags::DF as u32);
-        let down = self.hot.jcc(5);
-        if movs {
-            self.pointer(6, bytes);
-            let a = self.memory_access(&insn, size, OpAccess::Read);
-            self.access(&a);
-            self.load_zx(T1, size, At::t0(0));
-            self.hot.store(ctx::tmp(1), T1);
-            self.done();
-        }
-        self.pointer(7, bytes);
-        let a = self.memory_access(&insn, size, OpAccess::Write);
-        self.access(&Access { seg: 0, ..a });
-        if movs {
-            self.hot.load(T1, ctx::tmp(1));
-            self.store_to(T1, size, At::t0(0));
-            self.advance(6, bytes, size);
-        } else {
-            self.store_to(0, size, At::t0(0));
-        }
-        self.advance(7, bytes, size);
-        self.done();
-        let after = self.hot.here();
-        // Out of line: the helper, then on with flags parked as here.
-        let stub = self.cold.here();
-        self.to_cold.push((down, stub));
-        let index = self.execs.len() as u32;
-        self.args_cold.push((self.cold.here(), ArgKind::Exec));
-        self.cold.call(Call::Exec, index);
-        let rip = insn.ip() & self.input.mode.ip_mask();
-        let resume = if self.input.mode.one() { 0 } else { after };
-        self.execs.push(Exec {
-            action: Action::Execute(insn),
-            rip,
-            resume,
-            parked: self.parked,
-            same_mode: false,
-            undo: 0,
-        });
-    }
-
-    /// T0 = register `n`, truncated to the address size.
-    fn pointer(&mut self, n: u8, bytes: usize) {
-        match bytes {
-            2 => self.hot.movzx16(T0, n),
-            4 => self.hot.mov32(T0, n),
-            _ => self.hot.mov(T0, n),
-        }
-    }
-
-    /// Adds `delta` to register `n` in the address size. May use T0.
-    fn advance(&mut self, n: u8, bytes: usize, delta: u32) {
-        match bytes {
-            8 => self.hot.lea(true, n, Some(n), None, delta as i32),
-            4 => self.hot.lea(false, n, Some(n), None, delta as i32),
-            _ => {
-                self.hot.lea(false, T0, Some(n), None, delta as i32);
-                self.hot.mov16(n, T0);
-            }
-        }
     }
 }
 

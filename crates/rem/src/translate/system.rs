@@ -39,9 +39,9 @@ impl Builder<'_> {
         self.park(i);
         self.flags_image(rflags::VM | rflags::RF);
         self.hot.store(ctx::tmp(1), T1);
-        let disp = self.push_access(i, 8, false);
+        let at = self.push_access(i, 8, false);
         self.hot.load(T1, ctx::tmp(1));
-        self.store_to(T1, 8, disp);
+        self.store_to(T1, 8, at);
         self.move_stack(-8);
         self.done();
     }
@@ -108,9 +108,9 @@ impl Builder<'_> {
         let insn = i.insn;
         let from = ctx::seg_sel(seg_number(insn.op1_register()));
         if insn.op0_kind() == OpKind::Memory {
-            let disp = self.reach_operand(i, 2, OpAccess::Write);
+            let at = self.reach_operand(i, 2, OpAccess::Write);
             self.hot.load16(T1, from);
-            self.store_to(T1, 2, disp);
+            self.store_to(T1, 2, at);
             return self.done();
         }
         self.hot.load16(T1, from);

@@ -240,7 +240,10 @@ impl Host {
             ss_size: STACK,
         };
         // SAFETY: the stack is leaked, so it stays for the thread's life.
-        assert_eq!(unsafe { libc::sigaltstack(&stack, std::ptr::null_mut()) }, 0);
+        assert_eq!(
+            unsafe { libc::sigaltstack(&stack, std::ptr::null_mut()) },
+            0
+        );
         let signals = [
             libc::SIGSEGV,
             libc::SIGBUS,
