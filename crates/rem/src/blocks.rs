@@ -11,7 +11,7 @@ use crate::cache::Cache;
 use crate::ctx::{self, Ctx, JC_TABLES, JcTable, SLOTS};
 use crate::emit::Code;
 use crate::mode::Mode;
-use crate::site::{Exec, Link, Site, Wire};
+use crate::site::{Exec, Link, Mark, Site, Wire};
 use crate::translate::{ArgKind, PARKED, Translation, Variant};
 
 /// What names a translation: RAM offset of its first byte, offset in CS, mode number with
@@ -79,8 +79,8 @@ pub struct Block {
     start: u32,
     end: u32,
     map: Vec<(u32, u16)>,
-    /// Cache offsets of repeated string instructions on the window, and whether they are MOVS.
-    runs: Vec<(u32, bool)>,
+    /// Cache offsets of instructions on the window whose faults mean something else.
+    marks: Vec<(u32, Mark)>,
     incoming: Vec<u32>,
 }
 
@@ -447,11 +447,7 @@ impl Blocks {
             start,
             end: start + t.code.len() as u32,
             map: t.map,
-            runs: t
-                .runs
-                .iter()
-                .map(|(at, movs)| (start + at, *movs))
-                .collect(),
+            marks: t.marks.iter().map(|(at, m)| (start + at, *m)).collect(),
             incoming: Vec::new(),
         });
         Ok(id)
@@ -697,11 +693,10 @@ impl Blocks {
         (at < self.blocks[id].end).then_some(id as u32)
     }
 
-    /// The repeated string instruction on the window at cache offset `at`, if there is one: whether
-    /// it is MOVS.
-    pub fn run_at(&self, at: u32) -> Option<bool> {
-        let runs = &self.blocks[self.block_of(at)? as usize].runs;
-        runs.iter().find(|r| r.0 == at).map(|r| r.1)
+    /// What is special about the host's instruction at cache offset `at`.
+    pub fn mark_at(&self, at: u32) -> Option<Mark> {
+        let marks = &self.blocks[self.block_of(at)? as usize].marks;
+        marks.iter().find(|m| m.0 == at).map(|m| m.1)
     }
 
     /// RAM offset of the instruction at offset `rip` in CS, in the block whose code is at `at`.

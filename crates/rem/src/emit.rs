@@ -485,6 +485,15 @@ mod tests {
             .collect()
     }
 
+    /// A number as the formatter writes it.
+    fn hex(n: i32) -> String {
+        let text = format!("{n:X}h");
+        match text.starts_with(|c: char| c.is_ascii_digit()) {
+            true => text,
+            false => format!("0{text}"),
+        }
+    }
+
     #[test]
     fn encodings_read_back_as_meant() {
         let got = text(|c| {
@@ -584,15 +593,15 @@ mod tests {
         });
         let check = |r: &str| {
             [
-                format!("pext r11,{r},[gs:{:X}h]", ctx::WINDOW_MASK),
-                format!("movzx r11d,byte [gs:r11+{:X}h]", ctx::WINDOW_CHECK),
+                format!("pext r11,{r},[gs:{}]", hex(ctx::WINDOW_MASK)),
+                format!("movzx r11d,byte [gs:r11+{}]", hex(ctx::WINDOW_CHECK)),
             ]
         };
         let delta = |r: &str| {
             [
                 format!("rorx r11,{r},28h"),
                 "movzx r11d,r11b".to_owned(),
-                format!("mov r11,[gs:r11*8+{:X}h]", ctx::WINDOW_DELTAS),
+                format!("mov r11,[gs:r11*8+{}]", hex(ctx::WINDOW_DELTAS)),
             ]
         };
         let moves = [
@@ -618,7 +627,7 @@ mod tests {
             c.restore_flags();
         });
         let index: &[&str] = match host::extract() {
-            Extract::Pext => &[&format!("pext r11d,r10d,[gs:{:X}h]", ctx::TLB_MASK)],
+            Extract::Pext => &[&format!("pext r11d,r10d,[gs:{}]", hex(ctx::TLB_MASK))],
             Extract::Rorx => &["rorx r11d,r10d,0Ch", "movzx r11d,r11w"],
             Extract::Shr => &["mov r11d,r10d", "shr r11d,0Ch", "movzx r11d,r11w"],
         };
@@ -632,13 +641,13 @@ mod tests {
                 "mov r11,rax",
                 "lahf",
                 "seto al",
-                &format!("mov [gs:{:X}h],ax", ctx::FLAGSAVE),
+                &format!("mov [gs:{}],ax", hex(ctx::FLAGSAVE)),
                 "mov rax,r11",
                 "sub r10,[gs:r11*8+1000h]",
                 "cmp r10,0FF8h",
                 "add r10,[gs:r11*8+81000h]",
                 "mov r11,rax",
-                &format!("movzx eax,word [gs:{:X}h]", ctx::FLAGSAVE),
+                &format!("movzx eax,word [gs:{}]", hex(ctx::FLAGSAVE)),
                 "add al,7Fh",
                 "sahf",
                 "mov rax,r11"

@@ -6,7 +6,7 @@ use iced_x86::Mnemonic;
 use crate::core::Core;
 use crate::ctx::{Call, Class, Ctx, WINDOW_TABLE};
 use crate::emit::Code;
-use crate::site::{Action, Mask, Range, Site, Wire};
+use crate::site::{Action, Mark, Mask, Range, Site, Wire};
 use crate::sys::{self, Flow};
 use crate::tlb::Place;
 use crate::translate::Variant;
@@ -565,10 +565,11 @@ fn window_fault(ctx: &mut Ctx, core: &mut Core, at: u32) -> Option<u64> {
     let window = core.mmu.window.as_ref()?;
     if ctx.fault.trap == 14
         && let Some(linear) = window.linear(address)
-        // An access that leaves the lower half of the address space faults otherwise.
-        && linear < (1 << 47) - 64
+        // An access over the end of the address space faults otherwise.
+        && linear < (1 << if core.mode.code64() { 47 } else { 32 }) - 64
     {
-        match core.mmu.show(linear, ctx.fault.code & 2 != 0) {
+        let write = ctx.fault.code & 2 != 0 || core.blocks.mark_at(at) == Some(Mark::Write);
+        match core.mmu.show(linear, write) {
             Ok(true) => return Some(core.blocks.cache.address(at)),
             Ok(false) => {}
             Err(e) => {
@@ -592,19 +593,18 @@ fn window_fault(ctx: &mut Ctx, core: &mut Core, at: u32) -> Option<u64> {
 /// A repeated string instruction has host addresses in its registers: they become the guest's, with
 /// what is done so far.
 fn leave_run(ctx: &mut Ctx, core: &Core, at: u32) {
-    let Some(movs) = core.blocks.run_at(at) else {
-        return;
+    let registers: &[usize] = match core.blocks.mark_at(at) {
+        Some(Mark::Movs) => &[6, 7],
+        Some(Mark::Stos) => &[7],
+        _ => return,
     };
     let mask = match core.mode.code64() {
         true => u64::MAX,
         false => 0xffff_ffff,
     };
-    for (n, delta) in [(6, 0), (7, 1)] {
-        if n == 6 && !movs {
-            continue;
-        }
-        let r = &mut ctx.state.gpr[n];
-        *r = r.wrapping_sub(ctx.run_deltas[delta]) & mask;
+    for n in registers {
+        let r = &mut ctx.state.gpr[*n];
+        *r = r.wrapping_sub(ctx.run_deltas[n & 1]) & mask;
     }
 }
 

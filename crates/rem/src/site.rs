@@ -105,6 +105,17 @@ pub struct Exec {
     pub undo: i32,
 }
 
+/// What is special about an instruction of translated code on the window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// It reads what will be written: a fault is one of a write.
+    Write,
+    /// REP MOVS: RSI and RDI are host addresses.
+    Movs,
+    /// REP STOS: RDI is one.
+    Stos,
+}
+
 /// How a direct jump is wired once its target is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wire {

@@ -23,7 +23,7 @@ use crate::ctx::{self, Call};
 use crate::emit::{Code, T0, T1};
 use crate::features::Features;
 use crate::mode::Mode;
-use crate::site::{Action, Exec, Link, Site, Wire};
+use crate::site::{Action, Exec, Link, Mark, Site, Wire};
 use crate::window::Reaches;
 use cluster::Cluster;
 
@@ -52,8 +52,8 @@ pub struct Translation {
     pub map: Vec<(u32, u16)>,
     /// Bytes of guest code covered.
     pub guest_len: u32,
-    /// Code offsets of repeated string instructions on the window, and whether they are MOVS.
-    pub runs: Vec<(u32, bool)>,
+    /// Code offsets of instructions on the window whose faults mean something else.
+    pub marks: Vec<(u32, Mark)>,
     /// Ranges of the page, as offsets, that the translation depends on beyond its own bytes.
     pub peeks: Vec<(u16, u16)>,
 }
@@ -223,8 +223,8 @@ struct Builder<'a> {
     parked: bool,
     /// A site whose instruction is not complete yet.
     open_site: Option<usize>,
-    /// See [`Translation::runs`].
-    runs: Vec<(u32, bool)>,
+    /// See [`Translation::marks`].
+    marks: Vec<(u32, Mark)>,
 }
 
 enum LinkWire {
@@ -262,7 +262,7 @@ pub fn translate(input: &Input<'_>, slot: &mut dyn FnMut() -> Option<u32>) -> Tr
         t0: None,
         parked: false,
         open_site: None,
-        runs: Vec::new(),
+        marks: Vec::new(),
     };
     if live_in {
         b.hot.restore_flags();
@@ -445,6 +445,7 @@ impl Builder<'_> {
                 let size = -insn.stack_pointer_increment() as u32;
                 let at = self.push_access(i, size, true);
                 // What is overwritten comes back if the target is refused.
+                self.marks.push((self.hot.here(), Mark::Write));
                 self.load_zx(T1, size, at);
                 self.hot.store(ctx::tmp(4), T1);
                 self.store_constant(insn.next_ip() & mode.ip_mask(), size, at);
@@ -546,7 +547,7 @@ impl Builder<'_> {
             links: self.links,
             args,
             map: Vec::new(),
-            runs: self.runs,
+            marks: self.marks,
             guest_len: 0,
             peeks: Vec::new(),
         }

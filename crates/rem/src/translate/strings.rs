@@ -6,7 +6,7 @@ use super::memory::Access;
 use super::{ArgKind, Builder, Insn};
 use crate::ctx::{self, Call};
 use crate::emit::{At, T0, T1};
-use crate::site::{Action, Exec};
+use crate::site::{Action, Exec, Mark};
 use cpu::bits::rflags;
 
 /// Elements that a repeated instruction does on the window at once, at most: while it runs nobody
@@ -100,7 +100,8 @@ impl Builder<'_> {
                 self.hot.store(ctx::run_delta(*n), T1);
                 self.hot.lea(true, *n, Some(*n), Some((T1, 1)), 0);
             }
-            self.runs.push((self.hot.here(), movs));
+            let mark = if movs { Mark::Movs } else { Mark::Stos };
+            self.marks.push((self.hot.here(), mark));
             self.rep(size, movs);
             for n in pointers {
                 self.hot.sub_gs(*n, ctx::run_delta(*n));
