@@ -120,6 +120,8 @@ pub struct Core {
     code: Vec<u8>,
     /// Whether user code uses the window.
     pub windows: Policy,
+    /// Loads of CR3 so far.
+    turn: u64,
     /// How instructions in window code reach memory, where not as they usually would.
     pub reaches: Reaches,
     /// Counters.
@@ -162,6 +164,7 @@ impl Core {
             global: false,
             code: Vec::new(),
             windows: Policy::new(Windows::Never),
+            turn: 0,
             reaches: Reaches::default(),
             stats: Stats {
                 helped: vec![0; iced_x86::Code::values().len()],
@@ -214,6 +217,7 @@ impl Core {
             }
             Flush::NonGlobal => {
                 self.forget_spaces(|_| true);
+                self.mmu.clear_window_of(|_| true);
                 self.mmu.flush_local(&mut ctx.tlb);
             }
             Flush::All => {
@@ -223,10 +227,7 @@ impl Core {
             }
         }
         self.stats.flushes += 1;
-        if self.windows.is_open() {
-            // Whether user code goes on with the window is decided anew.
-            self.blocks.close_gates(ctx);
-        }
+        self.close_window(ctx);
         self.blocks.clear_exec(ctx, flush != Flush::NonGlobal);
     }
 
@@ -241,10 +242,14 @@ impl Core {
         if pcids && keep && old == new {
             return;
         }
+        self.turn += 1;
+        self.close_window(ctx);
         if pcids && old & PCID != new & PCID {
             self.mmu.leave_space(&mut ctx.tlb, old);
             self.blocks.leave_space(ctx, old);
         } else {
+            self.mmu
+                .clear_window_of(|cr3| !pcids || cr3 & PCID == old & PCID);
             self.mmu.flush_local(&mut ctx.tlb);
             self.blocks.clear_exec(ctx, false);
         }
@@ -255,7 +260,15 @@ impl Core {
         }
     }
 
+    /// Nothing leads to code that uses the window before that is decided anew.
+    fn close_window(&mut self, ctx: &mut Ctx) {
+        if ctx.window != 0 {
+            self.blocks.close_gates(ctx);
+        }
+    }
+
     fn forget_spaces(&mut self, which: impl Fn(u64) -> bool) {
+        self.mmu.clear_window_of(&which);
         self.mmu.forget_spaces(&which);
         self.blocks.forget_spaces(&which);
     }
@@ -550,9 +563,10 @@ impl Core {
         let Some(window) = self.mmu.window.as_ref().filter(|_| mode.user()) else {
             return mode;
         };
+        let cr3 = ctx.state.cr3;
         let used = mode.may_window()
             && !self.mmu.watches.data
-            && self.windows.use_window(self.mmu.flushes);
+            && self.windows.use_window(self.mmu.flushes, cr3, self.turn);
         let fs = match (used, mode.code64()) {
             (false, _) => 0,
             (true, true) => window.high(),
@@ -563,7 +577,11 @@ impl Core {
             ctx.window_fs = fs;
         }
         ctx.window = used.into();
-        if used { mode.windowed() } else { mode }
+        if !used {
+            return mode;
+        }
+        self.mmu.move_window(cr3);
+        mode.windowed()
     }
 
     /// Follows translated code into another mode.

@@ -71,7 +71,7 @@ pub struct Mmu {
     spaces: Vec<spaces::Space>,
     /// Pages of the current address space that user code reaches without these tables.
     pub window: Option<Window>,
-    /// Times everything or everything local was dropped.
+    /// Times the window was emptied.
     pub flushes: u64,
 }
 
@@ -268,7 +268,8 @@ impl Mmu {
         while end <= last && same(end, self) {
             end += PAGE;
         }
-        let Some(window) = &mut self.window else {
+        let cr3 = self.view.cr3;
+        let Some(window) = self.window.as_mut().filter(|w| w.space == cr3) else {
             return Ok(false);
         };
         let at = ram.wrapping_sub(page - start);
@@ -381,6 +382,7 @@ impl Mmu {
         self.local_fetches.clear();
     }
 
+    /// Takes everything out of the window.
     fn clear_window(&mut self) {
         self.flushes += 1;
         if let Some(window) = &mut self.window {
@@ -388,9 +390,25 @@ impl Mmu {
         }
     }
 
+    /// The same if it shows an address space whose CR3 is one of `which`.
+    pub fn clear_window_of(&mut self, which: impl Fn(u64) -> bool) {
+        if self.window.as_ref().is_some_and(|w| which(w.space)) {
+            self.clear_window();
+        }
+    }
+
+    /// The window is for the current address space, whose CR3 is `cr3`, from now on.
+    pub fn move_window(&mut self, cr3: u64) {
+        if let Some(window) = &mut self.window
+            && window.space != cr3
+        {
+            window.clear();
+            window.space = cr3;
+        }
+    }
+
     /// Drops everything of the current address space but global pages.
     pub fn flush_local(&mut self, tables: &mut Tables) {
-        self.clear_window();
         let mut used = std::mem::take(&mut self.used[0]);
         for n in used.drain(..) {
             let n = n as usize;

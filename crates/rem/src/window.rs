@@ -57,13 +57,17 @@ pub enum Windows {
 /// Decides whether the window is used.
 pub struct Policy {
     when: Windows,
-    active: bool,
-    /// Flushes seen.
+    /// CR3 of the program that has the window; `None`: nobody.
+    owner: Option<u64>,
+    /// Times it had been emptied when that began.
     flushes: u64,
-    /// Timestamp of the last flush, or of the opening when active.
+    /// Program that ran last without it, and the number of its turn.
+    other: (u64, u64),
+    /// Timestamp of when the owner got it, or of when the other program's turn began.
     since: u64,
+    other_since: u64,
     quiet: u64,
-    /// Times it was opened.
+    /// Times it was given to a program.
     pub openings: u64,
 }
 
@@ -72,31 +76,29 @@ impl Policy {
     pub fn new(when: Windows) -> Self {
         Self {
             when,
-            active: false,
+            owner: None,
             flushes: 0,
+            other: (u64::MAX, 0),
             since: 0,
+            other_since: 0,
             quiet: QUIET,
             openings: 0,
         }
     }
 
-    /// Whether the window is in use.
-    pub fn is_open(&self) -> bool {
-        self.active
-    }
-
-    /// Whether user code that is entered now uses the window. `flushes`: how many there were.
-    pub fn use_window(&mut self, flushes: u64) -> bool {
+    /// Whether the program with this CR3, which goes on now, uses the window. `flushes`: how often
+    /// it was emptied; `turn`: how often CR3 was loaded.
+    pub fn use_window(&mut self, flushes: u64, cr3: u64, turn: u64) -> bool {
         if self.when != Windows::Auto {
             return self.when == Windows::Always;
         }
-        if self.active && flushes == self.flushes {
+        if self.owner == Some(cr3) && flushes == self.flushes {
             return true;
         }
         // SAFETY: reads a counter.
         let now = unsafe { std::arch::x86_64::_rdtsc() };
         if flushes != self.flushes {
-            if self.active {
+            if self.owner.take().is_some() {
                 let short = now.wrapping_sub(self.since) < 8 * QUIET;
                 self.quiet = if short {
                     (self.quiet * 2).min(MAX_QUIET)
@@ -104,12 +106,19 @@ impl Policy {
                     QUIET
                 };
             }
-            (self.active, self.flushes, self.since) = (false, flushes, now);
-        } else if now.wrapping_sub(self.since) >= self.quiet {
-            (self.active, self.since) = (true, now);
-            self.openings += 1;
+            self.flushes = flushes;
+            self.other.0 = u64::MAX;
         }
-        self.active
+        if self.other != (cr3, turn) {
+            (self.other, self.other_since) = ((cr3, turn), now);
+            return false;
+        }
+        if now.wrapping_sub(self.other_since) < self.quiet {
+            return false;
+        }
+        (self.owner, self.since) = (Some(cr3), now);
+        self.openings += 1;
+        true
     }
 }
 
@@ -230,6 +239,8 @@ pub struct Window {
     reserved: Vec<(u64, u64)>,
     /// Runs by the linear address of their first page; they do not overlap.
     runs: BTreeMap<u64, Run>,
+    /// CR3 of the address space it shows.
+    pub space: u64,
     /// Pages mapped since it was made.
     pub fills: u64,
 }
@@ -251,6 +262,7 @@ impl Window {
                 number,
                 reserved: Vec::new(),
                 runs: BTreeMap::new(),
+                space: u64::MAX,
                 fills: 0,
             };
             let high = window.high();
