@@ -374,6 +374,18 @@ impl PhysMap {
         }
     }
 
+    /// The naturally aligned unit of `size` (4 or 8) bytes at `gpa`: entries of page tables.
+    pub fn load(&self, gpa: u64, size: usize) -> u64 {
+        let found = self
+            .plain(gpa)
+            .and_then(|offset| self.ram.load(offset, size));
+        found.unwrap_or_else(|| {
+            let mut b = [0; 8];
+            self.read(gpa, &mut b[..size.min(8)]);
+            u64::from_le_bytes(b)
+        })
+    }
+
     /// Writes guest-physical memory, as a bus master does. Writes to pages with translated code
     /// are reported to the listeners.
     pub fn write(&self, gpa: u64, data: &[u8]) {

@@ -169,6 +169,29 @@ impl Ram {
         data[n..].fill(0xff);
     }
 
+    /// The naturally aligned unit of `size` (4 or 8) bytes at `offset`, read at once. `None` when it
+    /// is not that, or outside of the pool.
+    pub fn load(&self, offset: u64, size: usize) -> Option<u64> {
+        if !matches!(size, 4 | 8)
+            || !offset.is_multiple_of(size as u64)
+            || self.clamp(offset, size) < size
+        {
+            return None;
+        }
+        // SAFETY: inside the mapping (checked above), aligned (the mapping starts on a page), and
+        // never referenced other than atomically or by raw copies.
+        Some(unsafe {
+            let at = self.base.add(offset as usize);
+            if size == 4 {
+                AtomicU32::from_ptr(at.cast())
+                    .load(Ordering::Relaxed)
+                    .into()
+            } else {
+                AtomicU64::from_ptr(at.cast()).load(Ordering::Relaxed)
+            }
+        })
+    }
+
     /// Copies into guest memory and marks the pages dirty. Bytes past the end of the pool are
     /// dropped. Does not report writes to code pages: [`crate::PhysMap::write_ram`] does.
     pub fn write(&self, offset: u64, data: &[u8]) {

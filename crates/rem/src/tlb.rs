@@ -651,6 +651,71 @@ impl LinearMemory for Linear<'_> {
         Ok(())
     }
 
+    fn read_u(&mut self, addr: u64, size: usize, who: As) -> Fault<u64> {
+        let class = self.mmu.class(who);
+        let at = self.mask(addr);
+        if let Some(host) = self.hit(at, size, class, false) {
+            // SAFETY: see `read`.
+            unsafe {
+                match size {
+                    8 => return Ok(host.cast::<u64>().read_unaligned()),
+                    4 => return Ok(host.cast::<u32>().read_unaligned().into()),
+                    2 => return Ok(host.cast::<u16>().read_unaligned().into()),
+                    _ => {}
+                }
+            }
+        }
+        let mut b = [0; 8];
+        self.read(addr, &mut b[..size], who)?;
+        Ok(u64::from_le_bytes(b))
+    }
+
+    fn write_u(&mut self, addr: u64, size: usize, value: u64, who: As) -> Fault {
+        let class = self.mmu.class(who);
+        let at = self.mask(addr);
+        if let Some(host) = self.hit(at, size, class, true) {
+            // SAFETY: see `read`.
+            unsafe {
+                match size {
+                    8 => return Ok(host.cast::<u64>().write_unaligned(value)),
+                    4 => return Ok(host.cast::<u32>().write_unaligned(value as u32)),
+                    2 => return Ok(host.cast::<u16>().write_unaligned(value as u16)),
+                    _ => {}
+                }
+            }
+        }
+        self.write(addr, &value.to_le_bytes()[..size], who)
+    }
+
+    fn fill(&mut self, addr: u64, len: usize, value: u8, who: As) -> Fault {
+        let class = self.mmu.class(who);
+        let at = self.mask(addr);
+        if let Some(host) = self.hit(at, len, class, true) {
+            // SAFETY: see `read`.
+            unsafe { host.write_bytes(value, len) };
+            return Ok(());
+        }
+        self.write(addr, &vec![value; len], who)
+    }
+
+    fn copy(&mut self, from: u64, to: u64, len: usize, who: As) -> Fault {
+        let class = self.mmu.class(who);
+        let (source, target) = (self.mask(from), self.mask(to));
+        let hits = self
+            .hit(source, len, class, false)
+            .zip(self.hit(target, len, class, true));
+        if let Some((source, target)) = hits
+            && source.addr().abs_diff(target.addr()) >= len
+        {
+            // SAFETY: see `read`; they do not overlap.
+            unsafe { std::ptr::copy_nonoverlapping(source, target, len) };
+            return Ok(());
+        }
+        let mut data = vec![0; len];
+        self.read(from, &mut data, who)?;
+        self.write(to, &data, who)
+    }
+
     fn probe_write(&mut self, addr: u64, len: usize, who: As) -> Fault {
         let class = self.mmu.class(who);
         let addr = self.mask(addr);

@@ -53,6 +53,24 @@ pub trait LinearMemory {
         self.write(addr, &value.to_le_bytes()[..size], who)
     }
 
+    /// Writes `len` bytes `value`, inside one page.
+    ///
+    /// # Errors
+    /// #PF.
+    fn fill(&mut self, addr: u64, len: usize, value: u8, who: As) -> Fault {
+        self.write(addr, &vec![value; len], who)
+    }
+
+    /// Copies `len` bytes between pages, each inside one; they do not overlap.
+    ///
+    /// # Errors
+    /// #PF.
+    fn copy(&mut self, from: u64, to: u64, len: usize, who: As) -> Fault {
+        let mut data = vec![0; len];
+        self.read(from, &mut data, who)?;
+        self.write(to, &data, who)
+    }
+
     /// Whether the page of `addr` is plain memory for reads or writes: string instructions move
     /// many elements at once then. Registers of devices must see one access for each element, in
     /// order, so anything else is false.

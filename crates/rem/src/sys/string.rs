@@ -228,7 +228,6 @@ impl Run {
         let (to, m) = self.span(sys, 7, n, true)?;
         let mut n = n.min(m);
         let unit = self.unit as u64;
-        let mut buffer = [0; PAGE];
         // Distance by which the destination runs ahead of the source: what is written is read
         // again if it is less than the whole.
         let ahead = if self.down {
@@ -244,6 +243,12 @@ impl Run {
             }
         }
         let (len, read) = ((n * unit) as usize, (read * unit) as usize);
+        if read == len {
+            let source = self.lowest(from, n);
+            sys.mem.copy(source, self.lowest(to, n), len, As::Current)?;
+            return Ok(n);
+        }
+        let mut buffer = [0; PAGE];
         let source = self.lowest(from, (read / self.unit) as u64);
         sys.mem.read(source, &mut buffer[..read], As::Current)?;
         for i in read..len {
@@ -261,18 +266,20 @@ impl Run {
             sys.mem.write(to, &value[..self.unit], As::Current)?;
             return Ok(1);
         }
-        let mut buffer = [0; PAGE];
-        let buffer = &mut buffer[..n as usize * self.unit];
+        let len = n as usize * self.unit;
         if value[..self.unit].iter().all(|b| *b == value[0]) {
-            buffer.fill(value[0]);
-        } else {
-            let mut done = self.unit;
-            buffer[..done].copy_from_slice(&value[..done]);
-            while done < buffer.len() {
-                let more = done.min(buffer.len() - done);
-                buffer.copy_within(..more, done);
-                done += more;
-            }
+            sys.mem
+                .fill(self.lowest(to, n), len, value[0], As::Current)?;
+            return Ok(n);
+        }
+        let mut buffer = [0; PAGE];
+        let buffer = &mut buffer[..len];
+        let mut done = self.unit;
+        buffer[..done].copy_from_slice(&value[..done]);
+        while done < buffer.len() {
+            let more = done.min(buffer.len() - done);
+            buffer.copy_within(..more, done);
+            done += more;
         }
         sys.mem.write(self.lowest(to, n), buffer, As::Current)?;
         Ok(n)

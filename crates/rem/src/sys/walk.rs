@@ -242,9 +242,7 @@ fn allowed(state: &State, access: Access, rw: bool, us: bool, nx: bool) -> bool 
 }
 
 fn read(phys: &PhysMap, gpa: u64, size: usize) -> u64 {
-    let mut b = [0; 8];
-    phys.read(gpa, &mut b[..size]);
-    u64::from_le_bytes(b)
+    phys.load(gpa, size)
 }
 
 fn set(phys: &PhysMap, gpa: u64, size: usize, old: u64, new: u64) -> Result<u64, Changed> {
