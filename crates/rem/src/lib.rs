@@ -26,6 +26,7 @@ mod features;
 mod fpu;
 mod host;
 mod idle;
+mod mask;
 mod mode;
 mod peers;
 mod runtime;

@@ -135,23 +135,15 @@ fn access(ctx: &mut Ctx, core: &mut Core, site: &Site) -> Fault<Option<u64>> {
     let size = u64::from(site.size);
     let class = core.mode.class();
     let long = core.mode.code64();
-    if site.aligned && linear & (size - 1) != 0 {
+    // A mask without a bit keeps this away, too.
+    let any = site
+        .mask
+        .is_none_or(|mask| selected(ctx, mask, site.size) != 0);
+    if site.aligned && any && linear & (size - 1) != 0 {
         return Err(Exception::gp(0));
     }
-    if long && !(sys::canonical(linear) && sys::canonical(linear.wrapping_add(size - 1))) {
-        return Err(if site.seg == 2 {
-            Exception::ss(0)
-        } else {
-            Exception::gp(0)
-        });
-    }
-    // Flat segments end where linear memory does: nothing wraps around.
-    if !long && core.mode.flat(site.seg.into()) && linear + size > 1 << 32 {
-        return Err(if site.seg == 2 {
-            Exception::ss(0)
-        } else {
-            Exception::gp(0)
-        });
+    if !reachable(core, site, linear, size) && site.mask.is_none() {
+        return Err(refused(site));
     }
     if core.mode.aligned() && misaligned(linear, size) {
         return Err(Exception::new(Vector::Ac));
@@ -217,16 +209,9 @@ fn access(ctx: &mut Ctx, core: &mut Core, site: &Site) -> Fault<Option<u64>> {
 /// on when the whole access can be made in memory.
 fn masked(ctx: &mut Ctx, core: &mut Core, site: &Site, mask: Mask) -> Fault<Option<u64>> {
     let (linear, class) = (ctx.t0, core.mode.class());
-    let at = usize::from(mask.register & 7) * 8;
-    let mut k = [0; 8];
-    k.copy_from_slice(&ctx.state.upper.opmask[at..at + 8]);
+    let selected = selected(ctx, mask, site.size);
     let element = usize::from(mask.element.max(1));
-    let count = usize::from(site.size) / element;
-    let mut k = u64::from_le_bytes(k) & u64::MAX >> (64 - count.clamp(1, 64));
-    if mask.packed {
-        k = u64::MAX.checked_shr(64 - k.count_ones()).unwrap_or(0);
-    }
-    let wanted = |byte: usize| k >> (byte / element) & 1 != 0;
+    let wanted = |byte: usize| selected >> (byte / element) & 1 != 0;
     let size = usize::from(site.size);
     let mut start = 0;
     while start < size {
@@ -237,6 +222,9 @@ fn masked(ctx: &mut Ctx, core: &mut Core, site: &Site, mask: Mask) -> Fault<Opti
             end += 1;
         }
         let place = if wanted(start) {
+            if !reachable(core, site, here, (end - start) as u64) {
+                return Err(refused(site));
+            }
             let here = if core.mode.code64() {
                 here
             } else {
@@ -257,6 +245,43 @@ fn masked(ctx: &mut Ctx, core: &mut Core, site: &Site, mask: Mask) -> Fault<Opti
         return Ok(Some(core.blocks.cache.address(site.resume)));
     }
     Ok(None)
+}
+
+/// The elements of an operand of `size` bytes that a mask selects, as bits from the first on.
+fn selected(ctx: &Ctx, mask: Mask, size: u8) -> u64 {
+    let at = usize::from(mask.register & 7) * 8;
+    let mut k = [0; 8];
+    k.copy_from_slice(&ctx.state.upper.opmask[at..at + 8]);
+    let bits = u32::from(mask.bits.clamp(1, 64));
+    let mut k = u64::from_le_bytes(k) & u64::MAX >> (64 - bits);
+    if mask.packed {
+        return u64::MAX.checked_shr(64 - k.count_ones()).unwrap_or(0);
+    }
+    let elements = u32::from((size / mask.element.max(1)).max(1));
+    let mut left = bits;
+    while left > elements {
+        left -= elements;
+        k |= k >> elements;
+    }
+    k & u64::MAX >> (64 - elements.min(64))
+}
+
+/// Whether addresses are canonical, or inside a flat segment, which ends where linear memory does.
+fn reachable(core: &Core, site: &Site, linear: u64, size: u64) -> bool {
+    if core.mode.code64() {
+        sys::canonical(linear) && sys::canonical(linear.wrapping_add(size - 1))
+    } else {
+        !core.mode.flat(site.seg.into()) || linear + size <= 1 << 32
+    }
+}
+
+/// What an access raises that is not.
+fn refused(site: &Site) -> Exception {
+    if site.seg == 2 {
+        Exception::ss(0)
+    } else {
+        Exception::gp(0)
+    }
 }
 
 /// Whether a write to memory has to be reported when it is done.
@@ -321,6 +346,15 @@ fn segment(ctx: &mut Ctx, core: &mut Core) -> u64 {
             ctx.t0 = linear;
             core.blocks.cache.address(site.probe)
         }
+        Err(_)
+            if site
+                .mask
+                .is_some_and(|m| inside(ctx, core, &site, m, offset)) =>
+        {
+            let base = ctx.state.seg[seg as usize].base;
+            ctx.t0 = base.wrapping_add(offset) & 0xffff_ffff;
+            core.blocks.cache.address(site.probe)
+        }
         Err(e) => {
             // Alignment is looked at before the limit.
             let linear = ctx.state.seg[seg as usize].base.wrapping_add(offset);
@@ -332,6 +366,22 @@ fn segment(ctx: &mut Ctx, core: &mut Core) -> u64 {
             fault(ctx, core, &site, e)
         }
     }
+}
+
+/// Whether the elements that a mask selects are inside the segment.
+fn inside(ctx: &mut Ctx, core: &mut Core, site: &Site, mask: Mask, offset: u64) -> bool {
+    let seg = cpu::Seg::ALL[usize::from(site.seg) % 6];
+    let selected = selected(ctx, mask, site.size);
+    let size = usize::from(site.size);
+    let element = usize::from(mask.element.max(1));
+    core.with_sys(ctx, |sys| {
+        (0..size.div_ceil(element))
+            .filter(|i| selected >> i & 1 != 0)
+            .all(|i| {
+                let at = offset.wrapping_add((i * element) as u64);
+                sys.linear_at(seg, at, element, site.write).is_ok()
+            })
+    })
 }
 
 fn exec(ctx: &mut Ctx, core: &mut Core) -> u64 {

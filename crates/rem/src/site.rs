@@ -54,6 +54,8 @@ pub struct Mask {
     pub register: u8,
     /// Bytes of an element.
     pub element: u8,
+    /// Bits of the register that count; with more bits than elements the latter are used in turn.
+    pub bits: u8,
     /// As many elements as the mask has bits, from the first on (compress, expand).
     pub packed: bool,
 }

@@ -7,7 +7,6 @@ use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 
 use crate::core::Core;
 use crate::ctx::Ctx;
-use crate::site::Mask;
 use crate::sys::As;
 
 /// Whether [`execute`] knows the instruction.
@@ -23,71 +22,6 @@ pub fn handles(insn: &Instruction) -> bool {
                 | M::Maskmovdqu
                 | M::Vmaskmovdqu
         )
-}
-
-/// Which elements of the memory operand an AVX-512 mask selects, for instructions whose elements
-/// correspond to mask bits one to one and that do not fault on others (SDM vol. 2, 2.8.6 to 2.8.8,
-/// classes E1, E2, E4 and E6 without NF). For the others the whole operand is accessed.
-pub fn mask_of(insn: &Instruction) -> Option<Mask> {
-    if insn.op_mask() == Register::None || insn.is_vsib() {
-        return None;
-    }
-    (0..insn.op_count()).find(|n| insn.op_kind(*n) == OpKind::Memory)?;
-    if insn.is_broadcast() {
-        return None;
-    }
-    let element = insn.memory_size().element_size();
-    let name = format!("{:?}", insn.mnemonic());
-    let packed = ["Vcompress", "Vpcompress", "Vexpand", "Vpexpand"]
-        .iter()
-        .any(|p| name.starts_with(p));
-    let one_to_one = packed
-        || [
-            "Vmovdqu",
-            "Vmovdqa",
-            "Vmovup",
-            "Vmovap",
-            "Vmovss",
-            "Vmovsd",
-            "Vpmov",
-            "Vpcmp",
-            "Vcmpp",
-            "Vcmps",
-            "Vptest",
-            "Vadd",
-            "Vsub",
-            "Vmul",
-            "Vdiv",
-            "Vmin",
-            "Vmax",
-            "Vsqrt",
-            "Vfm",
-            "Vfnm",
-            "Vpadd",
-            "Vpsub",
-            "Vpand",
-            "Vpor",
-            "Vpxor",
-            "Vandp",
-            "Vandnp",
-            "Vorp",
-            "Vxorp",
-            "Vpternlog",
-            "Vpmin",
-            "Vpmax",
-            "Vpmull",
-            "Vpabs",
-            "Vblendm",
-            "Vpblendm",
-        ]
-        .iter()
-        .any(|p| name.starts_with(p));
-    // Bitwise operations on 128 bits as a whole do not exist with masks, but scalars have one bit.
-    (one_to_one && matches!(element, 1 | 2 | 4 | 8)).then(|| Mask {
-        register: insn.op_mask().number() as u8,
-        element: element as u8,
-        packed,
-    })
 }
 
 /// Carries the instruction out. Vector registers are in `ctx.ymm` and `ctx.state.upper`.

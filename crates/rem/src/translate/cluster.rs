@@ -424,7 +424,7 @@ impl Tracker<'_> {
     }
 
     fn operand(&mut self, n: usize, insn: &Instruction, write: bool) {
-        if crate::vector::mask_of(insn).is_some() && !self.input.mode.window() {
+        if crate::mask::mask_of(insn).is_some() && !self.input.mode.window() {
             // Parts that are masked out may be anywhere.
             return;
         }

@@ -9,8 +9,8 @@ use super::{
 use crate::classify;
 use crate::ctx::{self, Call};
 use crate::emit::{At, T0, T1};
+use crate::mask::mask_of;
 use crate::site::{Action, Link, Site, Wire};
-use crate::vector;
 
 /// One memory access to emit.
 #[derive(Clone, Copy)]
@@ -327,7 +327,7 @@ impl Builder<'_> {
             parked_after: self.parked,
             waits: classify::waits(&self.insn),
             last: a.last,
-            mask: vector::mask_of(&self.insn),
+            mask: mask_of(&self.insn),
             cluster: None,
             probe,
             resume,

@@ -56,6 +56,17 @@ fn set(f: F) -> bool {
         F::MOVBE => host!("movbe"),
         F::ADX => host!("adx"),
         F::SHA => host!("sha"),
+        F::AVX512F => crate::layout::has_avx512(),
+        F::AVX512VL => host!("avx512vl"),
+        F::AVX512BW => host!("avx512bw"),
+        F::AVX512DQ => host!("avx512dq"),
+        F::AVX512CD => host!("avx512cd"),
+        F::AVX512_IFMA => host!("avx512ifma"),
+        F::AVX512_VBMI => host!("avx512vbmi"),
+        F::AVX512_VBMI2 => host!("avx512vbmi2"),
+        F::AVX512_VNNI => host!("avx512vnni"),
+        F::AVX512_BITALG => host!("avx512bitalg"),
+        F::AVX512_VPOPCNTDQ => host!("avx512vpopcntdq"),
         // The harness needs them itself.
         F::FSGSBASE => true,
         _ => false,
@@ -65,7 +76,8 @@ fn set(f: F) -> bool {
 /// Whether both sides can be expected to do the same with `code`.
 pub fn allowed(code: Code) -> bool {
     let op = code.op_code();
-    if !op.is_instruction() || !matches!(op.encoding(), EncodingKind::Legacy | EncodingKind::VEX) {
+    let known = [EncodingKind::Legacy, EncodingKind::VEX, EncodingKind::EVEX];
+    if !op.is_instruction() || !known.contains(&op.encoding()) {
         return false;
     }
     // Forms that no processor of today has (and some of them only the 386).
@@ -173,6 +185,15 @@ pub fn general(code: Code) -> bool {
                     | F::GFNI
             )
         })
+}
+
+/// Whether `code` is of AVX-512: EVEX, or on mask registers.
+pub fn is_avx512(code: Code) -> bool {
+    code.encoding() == EncodingKind::EVEX
+        || code
+            .cpuid_features()
+            .iter()
+            .any(|f| matches!(f, F::AVX512F | F::AVX512BW | F::AVX512DQ))
 }
 
 /// Codes for `bits`-bit code.

@@ -1,14 +1,14 @@
 //! Random instruction sequences.
 
 use iced_x86::{
-    Code, DecoderOptions, Encoder, Instruction, InstructionInfoFactory, Mnemonic as M, OpAccess,
-    OpCodeOperandKind as K, OpKind, Register as R,
+    Code, DecoderOptions, Encoder, EncodingKind, Instruction, InstructionInfoFactory,
+    Mnemonic as M, OpAccess, OpCodeOperandKind as K, OpKind, Register as R, RoundingControl,
 };
 
 use crate::codes;
 use crate::layout::{
     CODE, CODE_SIZE, CODE32, CODE64, DATA, DATA_SIZE, FIRST_DATA, FLAT, LOCAL, PAGES, Page, SPARE,
-    Start, cache, lookup, selector,
+    Start, cache, lookup, selector, upper_parts,
 };
 
 /// SplitMix64: small, seedable, good enough.
@@ -68,6 +68,8 @@ pub struct Generator {
     codes: [Vec<Code>; 3],
     /// Those that work with general registers only.
     general: [Vec<Code>; 3],
+    /// Those of AVX-512.
+    evex: [Vec<Code>; 3],
     info: InstructionInfoFactory,
 }
 
@@ -86,25 +88,35 @@ struct Draw<'a> {
     /// Offset in the code segment of what is drawn.
     ip: u64,
     setup: Vec<Instruction>,
+    /// The instruction has room for 32 vector registers.
+    evex: bool,
 }
 
 impl Generator {
     /// With every form that is allowed.
     pub fn new() -> Self {
-        let codes = [codes::codes(16), codes::codes(32), codes::codes(64)];
+        let all = [codes::codes(16), codes::codes(32), codes::codes(64)];
+        let part = |evex: bool| {
+            let wanted = |c: &Code| codes::is_avx512(*c) == evex;
+            all.each_ref()
+                .map(|of| of.iter().copied().filter(wanted).collect::<Vec<_>>())
+        };
+        let (codes, evex) = (part(false), part(true));
         let general = codes
             .each_ref()
             .map(|of| of.iter().copied().filter(|c| codes::general(*c)).collect());
         Self {
             codes,
             general,
+            evex,
             info: InstructionInfoFactory::new(),
         }
     }
 
     /// Forms for `bits`-bit code.
-    pub fn codes(&self, bits: u32) -> &[Code] {
-        &self.codes[bits.trailing_zeros() as usize - 4]
+    pub fn codes(&self, bits: u32) -> Vec<Code> {
+        let n = bits.trailing_zeros() as usize - 4;
+        [&self.codes[n][..], &self.evex[n]].concat()
     }
 
     /// The sequence of one seed.
@@ -122,6 +134,10 @@ impl Generator {
             }
         }
         registers(rng, bits, &base, &mut start);
+        let evex = rng.one_in(4) && !self.evex[0].is_empty();
+        if evex && !rng.one_in(4) {
+            upper_registers(rng, &mut start);
+        }
         // In the middle of a page, across two, or running off the last.
         let at = match rng.below(8) {
             0 => 0x1000 - rng.below(64) as usize,
@@ -166,6 +182,7 @@ impl Generator {
                 base,
                 ip,
                 setup: Vec::new(),
+                evex: false,
             };
             let item = if draw.rng.one_in(10) {
                 Some(flow(&mut draw, items.len(), count))
@@ -182,6 +199,7 @@ impl Generator {
             } else {
                 let code = {
                     let of = match draw.rng.below(5) {
+                        0..=2 if evex => &self.evex,
                         0..=2 => &self.general,
                         _ => &self.codes,
                     };
@@ -478,6 +496,21 @@ fn registers(rng: &mut Rng, bits: u32, base: &[u64; 6], start: &mut Start) {
     }
 }
 
+/// Mask registers with some bits, and vectors beyond the 16 registers of 32 bytes.
+fn upper_registers(rng: &mut Rng, start: &mut Start) {
+    start.fpu[512] = 0xe7;
+    for part in upper_parts() {
+        for eight in start.fpu[part].chunks_mut(8) {
+            let v = match rng.below(4) {
+                0 => 0,
+                1 => u64::MAX,
+                _ => rng.value(),
+            };
+            eight.copy_from_slice(&v.to_le_bytes());
+        }
+    }
+}
+
 /// A transfer of control ahead inside the sequence.
 fn flow(d: &mut Draw<'_>, here: usize, count: usize) -> Item {
     let to = here + 1 + d.rng.below((count - here) as u64) as usize;
@@ -607,7 +640,11 @@ impl Draw<'_> {
     }
 
     fn vector(&mut self, first: R) -> R {
-        let n = if self.bits == 64 { 16 } else { 8 };
+        let n = match self.bits {
+            64 if self.evex => 32,
+            64 => 16,
+            _ => 8,
+        };
         first + self.rng.below(n) as u32
     }
 
@@ -811,6 +848,7 @@ impl Draw<'_> {
         let op = code.op_code();
         let mut insn = Instruction::default();
         insn.set_code(code);
+        self.evex = code.encoding() == EncodingKind::EVEX;
         let mut memory = false;
         let mut vsib = None;
         let mut immediates = 0;
@@ -823,6 +861,8 @@ impl Draw<'_> {
                 | K::r64_or_mem
                 | K::xmm_or_mem
                 | K::ymm_or_mem
+                | K::zmm_or_mem
+                | K::k_or_mem
                 | K::mm_or_mem
                     if self.rng.below(2) == 0 =>
                 {
@@ -847,6 +887,14 @@ impl Draw<'_> {
                     insn.set_op_kind(i, OpKind::Memory);
                     continue;
                 }
+                K::mem_vsib32z | K::mem_vsib64z => {
+                    memory = true;
+                    vsib = Some(self.vector(R::ZMM0));
+                    insn.set_op_kind(i, OpKind::Memory);
+                    continue;
+                }
+                K::zmm_reg | K::zmm_rm | K::zmm_vvvv | K::zmm_or_mem => self.vector(R::ZMM0),
+                K::k_reg | K::k_rm | K::k_vvvv | K::k_or_mem => R::K0 + self.rng.below(8) as u32,
                 K::r8_reg | K::r8_opcode | K::r8_or_mem => self.gpr(1),
                 K::r16_reg | K::r16_opcode | K::r16_rm | K::r16_or_mem => self.gpr(2),
                 K::r32_reg | K::r32_opcode | K::r32_rm | K::r32_vvvv | K::r32_or_mem => self.gpr(4),
@@ -961,6 +1009,7 @@ impl Draw<'_> {
             insn.set_op_kind(i, OpKind::Register);
             insn.set_op_register(i, reg);
         }
+        self.masking(&mut insn, memory);
         if memory {
             if op.op_kinds().contains(&K::mem_offs) {
                 insn.set_memory_displacement64(self.place(8).wrapping_sub(self.base[3]));
@@ -1014,6 +1063,31 @@ impl Draw<'_> {
             self.prefixes(&mut bytes, &all)?;
         }
         Some(bytes)
+    }
+
+    /// What EVEX has room for: a mask, zeroing, broadcasts, rounding.
+    fn masking(&mut self, insn: &mut Instruction, memory: bool) {
+        let op = insn.code().op_code();
+        let must = op.require_op_mask_register();
+        if must || op.can_use_op_mask_register() && self.rng.one_in(2) {
+            insn.set_op_mask(R::K1 + self.rng.below(7) as u32);
+            let to_memory = insn.op0_kind() == OpKind::Memory;
+            if op.can_use_zeroing_masking() && !to_memory && self.rng.one_in(2) {
+                insn.set_zeroing_masking(true);
+            }
+        }
+        if memory {
+            insn.set_is_broadcast(op.can_broadcast() && self.rng.one_in(3));
+        } else if op.can_use_rounding_control() && self.rng.one_in(3) {
+            insn.set_rounding_control(self.rng.pick(&[
+                RoundingControl::RoundToNearest,
+                RoundingControl::RoundDown,
+                RoundingControl::RoundUp,
+                RoundingControl::RoundTowardZero,
+            ]));
+        } else if op.can_suppress_all_exceptions() && self.rng.one_in(4) {
+            insn.set_suppress_all_exceptions(true);
+        }
     }
 
     /// Operands in the places that string instructions use.

@@ -7,7 +7,8 @@ use cpu::{Bus, Engine, Exit, Seg, SegReg, Signals, State, attr};
 use pgm::{PhysMap, Ram, RegionKind, WriteFlags};
 
 use crate::layout::{
-    CODE, CODE_SIZE, DATA, End, LOCAL, PAGES, Page, Start, cache, descriptor, global, lookup,
+    CODE, CODE_SIZE, DATA, End, LOCAL, PAGES, Page, Start, cache, descriptor, global, has_avx512,
+    lookup, upper_parts,
 };
 
 struct NoBus(Arc<Signals>);
@@ -167,7 +168,7 @@ impl Guest {
         let mut base = State::reset(0);
         base.cr0 = cr0::PE | cr0::PG | cr0::NE | cr0::ET | cr0::WP | cr0::MP;
         base.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE | cr4::FSGSBASE;
-        base.xcr0 = 7;
+        base.xcr0 = if has_avx512() { 0xe7 } else { 7 };
         base.cr3 = TABLES;
         base.efer = efer::LME | efer::LMA | efer::NXE | efer::SCE;
         base.gdtr.base = SYSTEM + GDT;
@@ -236,7 +237,15 @@ impl Guest {
                 s.seg[seg as usize].base = base;
             }
         }
-        s.fpu.0 = start.fpu;
+        s.fpu.0.copy_from_slice(&start.fpu[..cpu::FPU_AREA]);
+        s.fpu.0[512] = 7;
+        if start.fpu[512] & 0xe0 != 0 {
+            let [k, high, more] = upper_parts().map(|part| &start.fpu[part]);
+            s.upper.opmask.copy_from_slice(k);
+            s.upper.high.copy_from_slice(high);
+            s.upper.more.copy_from_slice(more);
+            s.upper.live = 1;
+        }
         self.engine.state_changed();
         let exit = self.engine.run(&mut s);
         let handlers = SYSTEM + HANDLERS;
@@ -280,6 +289,7 @@ impl Guest {
             ],
             base: [s.seg[Seg::Fs as usize].base, s.seg[Seg::Gs as usize].base],
             fpu: s.fpu.0,
+            upper: [&s.upper.opmask[..], &s.upper.high, &s.upper.more].concat(),
         })
     }
 }

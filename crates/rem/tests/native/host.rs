@@ -6,7 +6,10 @@
 use std::arch::global_asm;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
-use crate::layout::{CODE, CODE_SIZE, DATA, DATA_SIZE, End, LOCAL, PAGES, Page, SPARE, Start};
+use crate::layout::{
+    CODE, CODE_SIZE, DATA, DATA_SIZE, End, LOCAL, PAGES, Page, SPARE, Start, has_avx512,
+    upper_parts,
+};
 
 unsafe extern "C" {
     /// Returns the signal's context.
@@ -47,7 +50,6 @@ global_asm!(
     "mov [rip + native_harness], rsp",
     "rdfsbase rax",
     "mov [rip + native_harness + 8], rax",
-    // Vector parts that AVX-512 adds become zero.
     "mov eax, 0xe7",
     "xor edx, edx",
     "xrstor64 [rdi + 256]",
@@ -342,6 +344,7 @@ impl Host {
             sel: [h.sel[1], cs, cs >> 48, h.sel[0], h.sel[2], h.sel[3]].map(|s| s as u16),
             base: h.base,
             fpu: [0; cpu::FPU_AREA],
+            upper: vec![0; 1600],
         };
         // SAFETY: the kernel stored an XSAVE image of at least this size.
         unsafe {
@@ -350,6 +353,19 @@ impl Host {
                 end.fpu.as_mut_ptr(),
                 cpu::FPU_AREA,
             );
+        }
+        if has_avx512() {
+            let mut to = 0;
+            for part in upper_parts() {
+                let (from, len) = (part.start, part.len());
+                // SAFETY: as above; the host's area has these components.
+                unsafe {
+                    let area: *const u8 = uc.uc_mcontext.fpregs.cast();
+                    let target = end.upper[to..to + len].as_mut_ptr();
+                    std::ptr::copy_nonoverlapping(area.add(from), target, len);
+                }
+                to += len;
+            }
         }
         Some(end)
     }

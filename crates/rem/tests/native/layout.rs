@@ -209,8 +209,27 @@ pub struct Start {
     /// Base of GS where its selector is null.
     pub gs: u64,
     pad: [u64; 6],
-    /// x87, SSE and AVX state as XSAVE lays it out.
-    pub fpu: [u8; cpu::FPU_AREA],
+    /// x87, SSE, AVX and AVX-512 state as the host's XSAVE lays it out.
+    pub fpu: [u8; AREA],
+}
+
+/// Bytes of the host's save area, at most.
+pub const AREA: usize = 2752;
+
+/// Whether the host and the engine have AVX-512.
+pub fn has_avx512() -> bool {
+    std::arch::is_x86_feature_detected!("avx512f")
+        && std::arch::is_x86_feature_detected!("avx512bw")
+}
+
+/// Where the host's save area has the mask registers, the upper halves of ZMM0 to ZMM15, and ZMM16
+/// to ZMM31 (SDM vol. 1, 13.5.6).
+pub fn upper_parts() -> [std::ops::Range<usize>; 3] {
+    [(5, 64), (6, 512), (7, 1024)].map(|(component, size)| {
+        let at = std::arch::x86_64::__cpuid_count(0xd, component).ebx as usize;
+        assert!(at + size <= AREA, "component {component} is at {at}");
+        at..at + size
+    })
 }
 
 impl Default for Start {
@@ -223,7 +242,11 @@ impl Default for Start {
             fs: 0,
             gs: 0,
             pad: [0; 6],
-            fpu: cpu::Fpu::reset().0,
+            fpu: {
+                let mut area = [0; AREA];
+                area[..cpu::FPU_AREA].copy_from_slice(&cpu::Fpu::reset().0);
+                area
+            },
         }
     }
 }
@@ -249,4 +272,6 @@ pub struct End {
     pub base: [u64; 2],
     /// x87, SSE and AVX state.
     pub fpu: [u8; cpu::FPU_AREA],
+    /// What AVX-512 adds: mask registers, upper halves of ZMM0 to ZMM15, ZMM16 to ZMM31.
+    pub upper: Vec<u8>,
 }
