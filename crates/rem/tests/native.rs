@@ -216,7 +216,13 @@ fn difference(
 /// Known freedom of the architecture, and differences between processors: not mistakes.
 fn excused(s: &Sequence, native: &End, engine: &End) -> bool {
     // ICEBP raises #DB as a trap; hypervisors that intercept it say it was a fault.
-    let byte = s.bytes.get(native.rip.wrapping_sub(s.start.rip) as usize);
+    let linear = native
+        .rip
+        .wrapping_add(cache(native.sel[1], lookup(native.sel[1])).base);
+    let code = s
+        .bytes
+        .get(linear.wrapping_sub(layout::CODE + s.at as u64) as usize..);
+    let byte = code.and_then(|c| c.first());
     if byte == Some(&0xf1) && native.vector == 1 && engine.rip == native.rip + 1 {
         return true;
     }
@@ -228,7 +234,22 @@ fn excused(s: &Sequence, native: &End, engine: &End) -> bool {
     if engine.vector == 14 && (1..0x7f).contains(&(engine.cr2 >> 40)) {
         return true;
     }
-    let Some(insn) = at(s, native.rip) else {
+    // As the code segment there reads it.
+    let attributes = cache(native.sel[1], lookup(native.sel[1])).attr;
+    let bits = match (
+        attributes & cpu::attr::L != 0,
+        attributes & cpu::attr::DB != 0,
+    ) {
+        (true, _) => 64,
+        (false, true) => 32,
+        (false, false) => 16,
+    };
+    let decoded = code.and_then(|c| {
+        Decoder::with_ip(bits, c, native.rip, DecoderOptions::NONE)
+            .into_iter()
+            .next()
+    });
+    let Some(insn) = decoded.filter(|i| !i.is_invalid()) else {
         return false;
     };
     if env("OXBOX_NATIVE_EXACT", 0) != 0 {

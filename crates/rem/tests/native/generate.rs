@@ -388,7 +388,8 @@ fn segments(rng: &mut Rng, bits: u32, start: &mut Start) {
     if bits == 64 {
         let base = |rng: &mut Rng| match rng.below(4) {
             0 => 0,
-            1 => rng.next() as i64 as u64 >> 17,
+            // Below where the host has its own.
+            1 => rng.next() >> 18,
             _ => DATA + rng.below(0x4000),
         };
         start.fs = base(rng);
