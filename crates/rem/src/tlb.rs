@@ -673,16 +673,18 @@ impl LinearMemory for Linear<'_> {
     fn write_u(&mut self, addr: u64, size: usize, value: u64, who: As) -> Fault {
         let class = self.mmu.class(who);
         let at = self.mask(addr);
-        if let Some(host) = self.hit(at, size, class, true) {
+        if matches!(size, 2 | 4 | 8)
+            && let Some(host) = self.hit(at, size, class, true)
+        {
             // SAFETY: see `read`.
             unsafe {
                 match size {
-                    8 => return Ok(host.cast::<u64>().write_unaligned(value)),
-                    4 => return Ok(host.cast::<u32>().write_unaligned(value as u32)),
-                    2 => return Ok(host.cast::<u16>().write_unaligned(value as u16)),
-                    _ => {}
+                    8 => host.cast::<u64>().write_unaligned(value),
+                    4 => host.cast::<u32>().write_unaligned(value as u32),
+                    _ => host.cast::<u16>().write_unaligned(value as u16),
                 }
             }
+            return Ok(());
         }
         self.write(addr, &value.to_le_bytes()[..size], who)
     }

@@ -6,8 +6,9 @@
 //! `OXBOX_NATIVE_SEED` and `OXBOX_NATIVE_COUNT` choose the first seed and how many sequences run;
 //! with `OXBOX_NATIVE_KEEP=1` a difference is printed and the run goes on; `OXBOX_NATIVE_STRICT=1`
 //! compares also arithmetic flags that no instruction of the sequence can read any more (see
-//! ARCHITECTURE.md); `OXBOX_NATIVE_EXACT=1` takes
-//! no excuses (which of several faults of one instruction comes first); `OXBOX_NATIVE_COVERAGE=1` lists instruction forms that never ran to their end.
+//! ARCHITECTURE.md); `OXBOX_NATIVE_EXACT=1` takes no excuses (which of several faults of one
+//! instruction comes first); `OXBOX_NATIVE_COVERAGE=1` lists instruction forms that never ran to
+//! their end.
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks, clippy::unwrap_used)]
 
 #[path = "native/codes.rs"]
