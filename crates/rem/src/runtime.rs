@@ -222,7 +222,10 @@ fn masked(ctx: &mut Ctx, core: &mut Core, site: &Site, mask: Mask) -> Fault<Opti
             end += 1;
         }
         let place = if wanted(start) {
-            if !reachable(core, site, here, (end - start) as u64) {
+            // Elements are refused as a whole, wherever pages end.
+            let first = start / element * element;
+            let whole = end.next_multiple_of(element) - first;
+            if !reachable(core, site, linear.wrapping_add(first as u64), whole as u64) {
                 return Err(refused(site));
             }
             let here = if core.mode.code64() {

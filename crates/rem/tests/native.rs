@@ -283,9 +283,7 @@ fn excused(s: &Sequence, native: &End, engine: &End) -> bool {
         // With nothing to store, faults are the processor's choice.
         M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu => memory(native.vector),
         // What is checked before the stack.
-        M::Call if insn.is_call_far() || insn.is_call_far_indirect() => {
-            memory(native.vector) && memory(engine.vector)
-        }
+        M::Call => memory(native.vector) && memory(engine.vector),
         M::Jmp if insn.is_jmp_far() || insn.is_jmp_far_indirect() => {
             memory(native.vector) && memory(engine.vector)
         }

@@ -15,19 +15,27 @@ use cpu::bits::{cr0, cr4, efer};
 use cpu::{Bus, Exit, Seg, SegReg, Signals, State, attr, signal};
 use pgm::{PhysMap, Ram, RegionKind, WriteFlags};
 
-/// No devices but one at port 0xF0: when a string is read from it, it asks for interrupt 32, once.
-#[derive(Default)]
+/// Two devices: the A20 gate at port 0x92, and one that asks for interrupt 32, once, when a string is
+/// read from any port.
 struct Machine {
+    phys: Arc<PhysMap>,
     signals: Arc<Signals>,
     asks: AtomicBool,
     asked: AtomicBool,
 }
 
 impl Bus for Machine {
-    fn port_read(&self, _: usize, _: u16, _: u8) -> u32 {
-        u32::MAX
+    fn port_read(&self, _: usize, port: u16, _: u8) -> u32 {
+        match port {
+            0x92 => u32::from(self.phys.a20()) << 1,
+            _ => u32::MAX,
+        }
     }
-    fn port_write(&self, _: usize, _: u16, _: u8, _: u32) {}
+    fn port_write(&self, _: usize, port: u16, _: u8, value: u32) {
+        if port == 0x92 {
+            self.phys.set_a20(value & 2 != 0);
+        }
+    }
     fn port_read_string(&self, _: usize, _: u16, _: u8, data: &mut [u8]) {
         data.fill(0xff);
         if !self.asked.swap(true, SeqCst) {
@@ -199,7 +207,12 @@ fn run(name: &str, start: Start) -> (Exit, State) {
     };
     phys.add(0, 16 << 20, 0, kind).unwrap();
     phys.write(PROGRAM, &assemble(name, start));
-    let bus = Arc::new(Machine::default());
+    let bus = Arc::new(Machine {
+        phys: phys.clone(),
+        signals: Arc::default(),
+        asks: AtomicBool::new(false),
+        asked: AtomicBool::new(false),
+    });
     let mut engine = rem::Rem::new(0, phys.clone(), bus).unwrap();
     let mut s = match start {
         Start::Flat => flat(),
@@ -237,6 +250,7 @@ programs! {
 }
 programs! {
     Start::Flat,
+    a20
     gates
     paging32
     real
