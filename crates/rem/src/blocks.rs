@@ -631,7 +631,14 @@ impl Blocks {
     }
 
     /// Drops translations of bytes in `offset .. offset + len` (RAM offsets, one page).
-    pub fn invalidate(&mut self, ctx: &mut Ctx, offset: u64, len: u64) -> Invalidated {
+    /// With `page_too`, if any is hit, those of the whole page.
+    pub fn invalidate(
+        &mut self,
+        ctx: &mut Ctx,
+        offset: u64,
+        len: u64,
+        page_too: bool,
+    ) -> Invalidated {
         let page = offset & !0xfff;
         let Some(ids) = self.by_page.get(&page) else {
             return Invalidated::Nothing;
@@ -644,6 +651,7 @@ impl Blocks {
         if hit.is_empty() {
             return Invalidated::Nothing;
         }
+        let hit = if page_too { ids.clone() } else { hit };
         for id in hit {
             self.drop_block(ctx, id);
         }

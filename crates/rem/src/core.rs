@@ -279,15 +279,22 @@ impl Core {
             return false;
         }
         let writes = std::mem::take(&mut self.mmu.code_writes);
+        let linear = self.mode.linear(ctx.state.rip);
+        let own = match self.mmu.fetch(linear) {
+            Ok((Place::Ram(at), _)) => at & !0xfff,
+            _ => u64::MAX,
+        };
         let mut any = false;
         for (offset, len) in writes {
-            any |= self.forget(ctx, offset, len);
+            // Who writes code from elsewhere will write more of it: then the page is better free
+            // of translations, so that nobody looks at what else is written.
+            any |= self.forget(ctx, offset, len, offset & !0xfff != own);
         }
         any
     }
 
-    fn forget(&mut self, ctx: &mut Ctx, offset: u64, len: u64) -> bool {
-        let done = self.blocks.invalidate(ctx, offset, len);
+    fn forget(&mut self, ctx: &mut Ctx, offset: u64, len: u64, page_too: bool) -> bool {
+        let done = self.blocks.invalidate(ctx, offset, len, page_too);
         if !self.blocks.has_page(offset) {
             let bit = PageFlags::code(self.cpu);
             self.mmu.ram().flags(offset).fetch_and(!bit, SeqCst);
@@ -368,10 +375,10 @@ impl Core {
             self.answer(ctx);
             let work = self.peer.take_work();
             for page in work.pages {
-                self.forget(ctx, page, pgm::PAGE_SIZE);
+                self.forget(ctx, page, pgm::PAGE_SIZE, false);
             }
             for (offset, len) in work.writes {
-                self.forget(ctx, offset, len);
+                self.forget(ctx, offset, len, false);
             }
             self.peers.stand_aside(&self.peer);
         }

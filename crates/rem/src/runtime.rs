@@ -330,6 +330,7 @@ fn stored(ctx: &mut Ctx, core: &mut Core) -> u64 {
     core.in_place = false;
     core.together();
     let attended = core.attend_memory(ctx);
+    ctx.state.rip = site.rip;
     if (core.forget_written(ctx) || attended) && !site.last {
         // The rest of the block, or what it knows of memory, may be stale.
         take_parked_flags(ctx, site.parked_after);

@@ -3,6 +3,7 @@
 
 mod spaces;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -71,9 +72,16 @@ pub struct Mmu {
     spaces: Vec<spaces::Space>,
     /// Pages of the current address space that user code reaches without these tables.
     pub window: Option<Window>,
+    /// How often pages were written between translations of their code, by RAM offset.
+    rewritten: HashMap<u64, u8>,
     /// Times the window was emptied.
     pub flushes: u64,
 }
+
+/// Pages of [`Mmu::rewritten`] at once.
+const REWRITTEN: usize = 4096;
+/// Pages written so often between translations of their code are not shown for writing.
+const OFTEN: u8 = 4;
 
 /// Bytes of a large page that are shown in the window at once, at most.
 const SHOWN: u64 = 1 << 18;
@@ -140,6 +148,7 @@ impl Mmu {
             local_fetches: Vec::new(),
             spaces: Vec::new(),
             window: None,
+            rewritten: HashMap::new(),
             flushes: 0,
         }
     }
@@ -295,11 +304,13 @@ impl Mmu {
             return None;
         }
         let watched = |flags: u64| flags & PageFlags::CODE != 0;
+        let page = offset & !(PAGE - 1);
         let write = may_write
             && matches!(found.write, Target::Ram(o) if o == offset)
+            && self.rewritten.get(&page).is_none_or(|n| *n < OFTEN)
             && !watched(self.ram.flags(offset).load(SeqCst))
             && !watched(self.give(offset));
-        Some((offset & !(PAGE - 1), write))
+        Some((page, write))
     }
 
     /// Someone is about to write to the page of RAM offset `offset` directly, unless he finds a
@@ -475,6 +486,11 @@ impl Mmu {
         if let Some(window) = &mut self.window {
             window.drop_writes(page);
         }
+        if self.rewritten.len() >= REWRITTEN {
+            self.rewritten.clear();
+        }
+        let n = self.rewritten.entry(page).or_default();
+        *n = n.saturating_add(1);
     }
 
     /// Drops all entries that let code write directly.

@@ -11,7 +11,7 @@ use cpu::bits::rflags;
 
 /// Elements that a repeated instruction does on the window at once, at most: while it runs nobody
 /// looks for interrupts.
-const WINDOW_RUN: u32 = 1 << 17;
+const WINDOW_RUN: u32 = 1 << 20;
 
 impl Builder<'_> {
     /// MOVS or STOS with the direction flag clear; otherwise a helper does it.
