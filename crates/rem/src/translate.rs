@@ -16,7 +16,7 @@ mod strings;
 mod system;
 
 use cpu::Exception;
-use iced_x86::{Encoder, Instruction, InstructionInfoFactory, OpAccess, Register};
+use iced_x86::{Encoder, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
 
 use crate::classify::Kind;
 use crate::ctx::{self, Call};
@@ -264,12 +264,7 @@ pub fn translate(input: &Input<'_>, slot: &mut dyn FnMut() -> Option<u32>) -> Tr
         open_site: None,
         marks: Vec::new(),
     };
-    if live_in {
-        b.hot.restore_flags();
-    }
-    let entry_poll = b.hot.here();
-    b.poll(live_in);
-    let entry = b.hot.here();
+    let entries = b.entries(live_in, &insns);
     let mut map = Vec::with_capacity(insns.len());
     let mut next = input.rip;
     let mut open = true;
@@ -288,9 +283,32 @@ pub fn translate(input: &Input<'_>, slot: &mut dyn FnMut() -> Option<u32>) -> Tr
         b.exit(next, None);
     }
     let mut t = b.finish(slot);
-    (t.entry, t.entry_poll, t.map) = (entry, entry_poll, map);
+    [t.entry, t.entry_poll, t.entry_parked] = entries;
+    t.map = map;
     (t.guest_len, t.peeks) = (len as u32, peeks);
     t
+}
+
+/// Whether flags get parked before an instruction touches them.
+fn parks_first(insns: &[Insn]) -> bool {
+    for i in insns {
+        if i.touches || !i.live {
+            return false;
+        }
+        let memory = (0..i.insn.op_count()).any(|n| i.insn.op_kind(n) == OpKind::Memory);
+        let probes = match i.kind {
+            Kind::Copy => memory && i.operand.window.is_none(),
+            Kind::Push | Kind::Pop | Kind::Leave | Kind::Call => {
+                i.stack.window.is_none() || memory && i.operand.window.is_none()
+            }
+            Kind::Ret | Kind::JmpIndirect | Kind::CallIndirect => true,
+            _ => false,
+        };
+        if probes {
+            return true;
+        }
+    }
+    false
 }
 
 /// Number of a general register of any size, and whether it is AH to BH.
@@ -320,27 +338,64 @@ fn seg_number(r: Register) -> usize {
 }
 
 impl Builder<'_> {
-    fn poll(&mut self, flags_live: bool) {
+    /// Emits the ways in: places of the one without a poll, with one, and with flags parked, which
+    /// polls too.
+    fn entries(&mut self, live_in: bool, insns: &[Insn]) -> [u32; 3] {
         if self.input.mode.one() {
-            return;
+            if live_in {
+                self.hot.restore_flags();
+            }
+            return [self.hot.here(), self.hot.here(), 0];
         }
+        if !live_in {
+            let stub = self.poll_stub(false);
+            self.poll(stub);
+            return [self.hot.here(), 0, 0];
+        }
+        if parks_first(insns) {
+            // Parked is what they will be.
+            self.hot.save_flags();
+            self.parked = true;
+            let parked = self.hot.here();
+            let stub = self.poll_stub(true);
+            self.poll(stub);
+            return [0, 0, parked];
+        }
+        let stub = self.poll_stub(false);
+        // mov r11, rcx; mov ecx, [poll]; jrcxz ok; mov rcx, r11; jmp stub; ok: mov rcx, r11
+        self.hot.mov(T1, 1);
+        self.hot.load32(1, ctx::POLL);
+        self.hot.jrcxz(true, 8);
+        self.hot.mov(1, T1);
+        let at = self.hot.jmp();
+        self.to_cold.push((at, stub));
+        self.hot.mov(1, T1);
+        let over = self.hot.jmp();
+        let parked = self.hot.here();
+        let stub = self.poll_stub(true);
+        self.poll(stub);
+        self.hot.restore_flags();
+        let entry = self.hot.here();
+        self.hot.fix(over, entry);
+        [entry, 0, parked]
+    }
+
+    /// Code that calls when the poll word is set.
+    fn poll_stub(&mut self, parked: bool) -> u32 {
         let stub = self.cold.here();
-        self.args_cold.push((stub, ArgKind::Block));
-        self.cold.call(Call::Poll, 0);
-        if flags_live {
-            // mov r11, rcx; mov ecx, [poll]; jrcxz ok; mov rcx, r11; jmp stub; ok: mov rcx, r11
-            self.hot.mov(T1, 1);
-            self.hot.load32(1, ctx::POLL);
-            self.hot.jrcxz(true, 8);
-            self.hot.mov(1, T1);
-            let at = self.hot.jmp();
-            self.to_cold.push((at, stub));
-            self.hot.mov(1, T1);
-        } else {
-            self.hot.cmp_gs_zero(ctx::POLL);
-            let at = self.hot.jcc(5);
-            self.to_cold.push((at, stub));
+        if parked {
+            self.cold.restore_flags();
         }
+        self.args_cold.push((self.cold.here(), ArgKind::Block));
+        self.cold.call(Call::Poll, 0);
+        stub
+    }
+
+    /// Polls, where the host's flags are free.
+    fn poll(&mut self, stub: u32) {
+        self.hot.cmp_gs_zero(ctx::POLL);
+        let at = self.hot.jcc(5);
+        self.to_cold.push((at, stub));
     }
 
     /// The host's flags are about to be changed by a sequence around the guest's instruction.
