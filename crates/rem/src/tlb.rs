@@ -83,6 +83,8 @@ const REWRITTEN: usize = 4096;
 /// Pages written so often between translations of their code are not shown for writing.
 const OFTEN: u8 = 4;
 
+/// Bytes of small pages in a row that are shown in the window at once, at most.
+const ROW: u64 = 1 << 16;
 /// Bytes of a large page that are shown in the window at once, at most.
 const SHOWN: u64 = 1 << 18;
 
@@ -242,7 +244,7 @@ impl Mmu {
         Ok(place)
     }
 
-    /// Shows the user page of `linear` in the window, and what follows it in a large page. False:
+    /// Shows the user page of `linear` in the window, and neighbours that are alike. False:
     /// accesses of this kind have to go through [`Mmu::resolve`].
     ///
     /// # Errors
@@ -256,8 +258,12 @@ impl Mmu {
         };
         let w = walk::walk(&self.view, &self.phys, linear, access)?;
         let page = linear & !(PAGE - 1);
-        // Large pages in pieces, each with its neighbours around the address.
-        let around = w.size.min(SHOWN) - 1;
+        // With its neighbours: of a large page, or of small ones in a row.
+        let around = if w.size == PAGE {
+            ROW
+        } else {
+            w.size.min(SHOWN)
+        } - 1;
         let (first, last) = (page & !around, page | around & !(PAGE - 1));
         let may_write = w.writable && (w.dirty || write);
         let Some((ram, write_here)) = self.shown_at(page, linear, &w, may_write) else {
@@ -267,6 +273,10 @@ impl Mmu {
             return Ok(false);
         }
         let same = |at: u64, this: &Self| {
+            let pages = (at as i64).wrapping_sub(page as i64) >> 12;
+            if w.size == PAGE && !w.goes_on(&this.phys, pages) {
+                return false;
+            }
             let there = this.shown_at(at, linear, &w, may_write);
             there == Some((ram.wrapping_add(at.wrapping_sub(page)), write_here))
         };

@@ -39,7 +39,7 @@ const RUNS: usize = 28_000;
 
 /// Timestamp counts without a flush after which a program is worth a window, at first: some
 /// milliseconds. A page costs a few thousand to show.
-const QUIET: u64 = 10_000_000;
+const QUIET: u64 = 20_000_000;
 /// The same for programs that flush again soon after.
 const MAX_QUIET: u64 = 40 * QUIET;
 

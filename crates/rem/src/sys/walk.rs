@@ -72,6 +72,28 @@ pub struct Walk {
     pub global: bool,
     /// The dirty bit is set: further writes need no walk.
     pub dirty: bool,
+    /// Address and contents of the entry that maps a page of 4 KiB, if it has 8 bytes.
+    leaf: Option<(u64, u64)>,
+}
+
+impl Walk {
+    /// Whether the page that lies `pages` further is mapped by the same table, with the same rights,
+    /// accessed and dirty as this one is, to the memory that lies as much further.
+    pub fn goes_on(&self, phys: &PhysMap, pages: i64) -> bool {
+        const SAME: u64 = 0x000f_ffff_ffff_f000
+            | entry::P
+            | entry::RW
+            | entry::US
+            | entry::A
+            | entry::D
+            | entry::NX;
+        let Some((at, value)) = self.leaf else {
+            return false;
+        };
+        let there = at.wrapping_add_signed(8 * pages);
+        there & !0xfff == at & !0xfff
+            && read(phys, there, 8) & SAME == (value & SAME).wrapping_add_signed(pages << 12)
+    }
 }
 
 /// The paging mode in force.
@@ -100,6 +122,7 @@ pub fn walk(state: &State, phys: &PhysMap, linear: u64, access: Access) -> Fault
             exec: true,
             global: false,
             dirty: true,
+            leaf: None,
         });
     }
     loop {
@@ -196,6 +219,7 @@ fn attempt(
         exec: !nx,
         global: value & entry::G != 0 && state.cr4 & cr4::PGE != 0,
         dirty: value & entry::D != 0,
+        leaf: (shift == 12 && mode != Mode::Bits32).then_some((at, value)),
     }))
 }
 
