@@ -16,7 +16,7 @@ const SHORT: &[Build] = &[&["lua5.4", "-O2"]];
 const LONG: &[Build] = &[
     &["lua5.4", "-O2"],
     &["lua5.4", "-O0", "-g"],
-    &["lua5.4", "-O3", "-flto"],
+    &["lua5.4", "-O3", "-flto=1", "-frandom-seed=oxbox"],
     &["libzstd", "-O2"],
     &["libzstd", "-Os", "-march=haswell"],
 ];
