@@ -27,8 +27,12 @@ const PAGE: u64 = pgm::PAGE_SIZE;
 const SLOT: u64 = 1 << 40;
 /// Slots of guest addresses in the high part.
 pub const HIGH: [u64; 4] = [0x55, 0x56, 0x7e, 0x7f];
-/// No processor accepts an address below 2^48 plus this, or a kernel's address plus this.
-const NOWHERE: u64 = 1 << 62;
+/// What to add to an address in slot `slot` of 256 that the window does not have: whatever bits 48 to
+/// 63 are, the sum is not canonical or in the host kernel's half, and faults.
+fn nowhere(slot: usize) -> u64 {
+    if slot < 128 { 1 << 47 } else { 0 }
+}
+
 /// Nothing else is within this distance of a part.
 const MARGIN: u64 = 1 << 31;
 /// Windows a process may have: places of theirs are far enough apart.
@@ -187,7 +191,7 @@ pub fn open(ram: &Arc<Ram>, ctx: &mut Ctx) -> Option<Window> {
         return None;
     }
     let window = Window::new(ram)?;
-    ctx.window_deltas = [NOWHERE; 256];
+    ctx.window_deltas = std::array::from_fn(nowhere);
     ctx.window_deltas[0] = window.low();
     for slot in HIGH {
         ctx.window_deltas[slot as usize] = window.high();
@@ -504,6 +508,19 @@ mod tests {
         assert!(!is_shown(&w, 0x40_0000 + PAGE) && !is_shown(&w, 0x5555_5555_5000));
         assert!(!w.map(0x1_0000_0000_0000, block, PAGE, false));
         assert!(!w.map(0x1234_0000_0000, block, PAGE, false));
+    }
+
+    #[test]
+    fn no_address_leads_elsewhere() {
+        for slot in 0..256 {
+            for top in [
+                0, 1, 0x3fff, 0x4000, 0x7fff, 0x8000, 0xbfff, 0xc000, 0xffff_u64,
+            ] {
+                let host = (top << 48 | (slot as u64) << 40).wrapping_add(nowhere(slot));
+                let user = host < 1 << 47;
+                assert!(!user, "{top:#x} {slot:#x}: {host:#x}");
+            }
+        }
     }
 
     #[test]

@@ -291,6 +291,8 @@ fn excused(s: &Sequence, native: &End, engine: &End) -> bool {
         _ if insn.memory_size() == iced_x86::MemorySize::Float80 => {
             memory(native.vector) && memory(engine.vector)
         }
+        // Elements may be refused one by one.
+        _ if insn.op_mask() != Register::None => memory(native.vector) && memory(engine.vector),
         // Which elements a gather has when it faults.
         _ if insn.is_vsib() => memory(native.vector),
         // AMD's processors want offsets to be canonical, too; the manual, linear addresses (SDM
