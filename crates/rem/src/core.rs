@@ -24,6 +24,9 @@ use crate::window::{Policy, Reaches, Windows};
 const PAUSES: u64 = 64;
 /// The bits of CR3 that are a PCID.
 const PCID: u64 = 0xfff;
+/// Writes in a row to a page with translations, after which it is freed of them: so many cost about
+/// as much as making a translation again.
+const BESIDE: u32 = 12;
 /// Longest instruction.
 const MAX_INSN: usize = 15;
 /// Bytes read ahead of a block's start, for its instructions; more than nearly all blocks have.
@@ -118,6 +121,8 @@ pub struct Core {
     pub global: bool,
     /// Room for a page's code.
     code: Vec<u8>,
+    /// Page that was written last beside its translations, and how often in a row.
+    beside: (u64, u32),
     /// Whether user code uses the window.
     pub windows: Policy,
     /// Loads of CR3 so far.
@@ -163,6 +168,7 @@ impl Core {
             in_place: false,
             global: false,
             code: Vec::new(),
+            beside: (u64::MAX, 0),
             windows: Policy::new(Windows::Never),
             turn: 0,
             reaches: Reaches::default(),
@@ -291,6 +297,28 @@ impl Core {
             any |= self.forget(ctx, offset, len, offset & !0xfff != own);
         }
         any
+    }
+
+    /// The instruction at `rip` writes to RAM offset `offset`, where there is no translation, but
+    /// perhaps elsewhere on the page. Who does so often from another page makes code there: see
+    /// [`Core::forget_written`].
+    pub fn written_beside(&mut self, ctx: &mut Ctx, offset: u64, rip: u64) {
+        let page = offset & !0xfff;
+        if !self.blocks.has_page(page) {
+            return;
+        }
+        if self.beside.0 != page {
+            self.beside = (page, 0);
+        }
+        self.beside.1 += 1;
+        if self.beside.1 < BESIDE {
+            return;
+        }
+        self.beside.1 = 0;
+        let linear = self.mode.linear(rip);
+        if matches!(self.mmu.fetch(linear), Ok((Place::Ram(at), _)) if at & !0xfff != page) {
+            self.forget(ctx, page, pgm::PAGE_SIZE, true);
+        }
     }
 
     fn forget(&mut self, ctx: &mut Ctx, offset: u64, len: u64, page_too: bool) -> bool {

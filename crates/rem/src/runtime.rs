@@ -168,6 +168,9 @@ fn access(ctx: &mut Ctx, core: &mut Core, site: &Site) -> Fault<Option<u64>> {
         if let Place::Ram(offset) = place {
             ctx.t0 = core.mmu.ram().base() as u64 + offset;
             if !site.write || !reports(core, offset, size) {
+                if site.write {
+                    core.written_beside(ctx, offset, site.rip);
+                }
                 return Ok(Some(core.blocks.cache.address(site.resume)));
             }
             // Written where it is, so that a locked instruction is one towards other vCPUs.

@@ -20,7 +20,7 @@ fn bss() {
         libc::mmap(
             (host::CODE + (64 << 20)) as *mut libc::c_void,
             64 << 20,
-            libc::PROT_READ | libc::PROT_WRITE,
+            libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC,
             libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE,
             -1,
             0,
