@@ -293,6 +293,12 @@ fn excused(s: &Sequence, native: &End, engine: &End) -> bool {
         }
         // Elements may be refused one by one.
         _ if insn.op_mask() != Register::None => memory(native.vector) && memory(engine.vector),
+        M::Vcompresspd
+        | M::Vcompressps
+        | M::Vpcompressb
+        | M::Vpcompressw
+        | M::Vpcompressd
+        | M::Vpcompressq => memory(native.vector) && memory(engine.vector),
         // Which elements a gather has when it faults.
         _ if insn.is_vsib() => memory(native.vector),
         // AMD's processors want offsets to be canonical, too; the manual, linear addresses (SDM
