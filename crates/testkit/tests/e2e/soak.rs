@@ -23,6 +23,10 @@ use crate::memory::Memory;
 const LEAK_LIMIT: f64 = 5.0;
 /// How long every worker of the load may need for a round, disturbed as it is.
 const ROUND_LIMIT: Duration = Duration::from_secs(400);
+/// The workers of `soak.pl`.
+const WORKERS: &[&str] = &[
+    "cc1", "cc2", "clock", "compute", "disk", "memory", "pipe", "rows",
+];
 const ROWS: &[&str] = &[
     "coremix",
     "drystring",
@@ -276,6 +280,12 @@ impl Soak<'_> {
             self.boot_again()?;
         }
         eprintln!("soak: rounds {:?}, events {:?}", self.rounds, self.events);
+        if let Some(idle) = WORKERS
+            .iter()
+            .find(|worker| is_long() && !self.rounds.contains_key(**worker))
+        {
+            bail!("{idle} has done nothing");
+        }
         if is_long() { self.no_leak() } else { Ok(()) }
     }
 
