@@ -43,9 +43,9 @@ const RUNS: usize = 28_000;
 
 /// Timestamp counts without a flush after which a program is worth a window, at first: some
 /// milliseconds. A page costs a few thousand to show.
-const QUIET: u64 = 20_000_000;
+const QUIET: u64 = 16_000_000;
 /// The same for programs that flush again soon after.
-const MAX_QUIET: u64 = 40 * QUIET;
+const MAX_QUIET: u64 = 4 * QUIET;
 
 /// When user code goes through the window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

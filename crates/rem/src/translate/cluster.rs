@@ -125,7 +125,9 @@ fn assign_window(input: &Input<'_>, window: Window<'_>, insns: &mut [Insn], plan
         let i = &mut insns[p.insn];
         let offset = window.page + (input.place(&i.insn) as u64 & 0xfff);
         // Programs that are linked at low addresses have data in both parts.
-        let usual = match p.stack || p.key.base >= SEGMENTS || input.rip >> 40 != 0 {
+        let frame = matches!(i.insn.memory_base(), Register::RSP | Register::RBP);
+        let high = p.stack || frame || p.key.base >= SEGMENTS || input.rip >> 40 != 0;
+        let usual = match high {
             true => Reach::High,
             false => Reach::Any,
         };
