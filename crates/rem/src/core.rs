@@ -602,11 +602,7 @@ impl Core {
         let used = mode.may_window()
             && !self.mmu.watches.data
             && self.windows.use_window(self.mmu.flushes, cr3, self.turn);
-        let fs = match (used, mode.code64()) {
-            (false, _) => 0,
-            (true, true) => window.high(),
-            (true, false) => window.low(),
-        };
+        let fs = if used { window.high() } else { 0 };
         if ctx.window_fs != fs {
             self.blocks.close_gates(ctx);
             ctx.window_fs = fs;

@@ -27,6 +27,16 @@ pub const JC_TABLES: usize = 11;
 /// Bytes of a table that tells which addresses are in the window: a page for each value of bits 40
 /// to 47, so that [`WINDOW_BITS`] of an address are an offset in it.
 pub const WINDOW_TABLE: usize = 1 << 20;
+/// Parts of the window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Part {
+    /// Through the FS segment.
+    High = 0,
+    /// Through the GS segment.
+    Low = 1,
+}
+
 /// Bits of an address that are looked up in the table; the lower ones only fill the place in its
 /// page.
 pub const WINDOW_BITS: u64 = 0xfffff << 28;
@@ -116,7 +126,18 @@ pub enum Call {
 /// Number of [`Call`] kinds.
 pub const CALLS: usize = 8;
 
-/// Everything translated code reaches, at fixed offsets from GS.
+/// How far the host's GS base lies behind the context's start. In front of it, within reach of a
+/// 32-bit displacement, is the context; from it on, if there is a window, the guest's low memory
+/// (see [`crate::window`]).
+pub const GS: u64 = 1 << 31;
+
+/// Displacement from GS of what lies `offset` bytes behind the context's start.
+pub const fn gs(offset: usize) -> i32 {
+    assert!(offset < 1 << 30, "guest memory must not be near");
+    (offset as i64 - GS as i64) as i32
+}
+
+/// Everything translated code reaches, at fixed distances from GS.
 #[repr(C, align(4096))]
 pub struct Ctx {
     /// Address of this value.
@@ -192,9 +213,9 @@ pub struct Ctx {
     pub slots: [u64; SLOTS],
     /// Targets of indirect jumps.
     pub jc: [JcTable; JC_TABLES],
-    /// What lies in the window's high part: reading a byte faults unless the address does; see
-    /// [`crate::window`].
-    pub window_table: WindowTable,
+    /// What lies in the window's high part, and in its low part: reading a byte faults unless the
+    /// address does; see [`crate::window`].
+    pub window_tables: [WindowTable; 2],
 }
 
 /// See [`WINDOW_TABLE`].
@@ -219,14 +240,19 @@ pub struct HostFault {
 /// tables.
 const HUGE: usize = 2 << 20;
 
-/// Zeroed memory for a context, in huge pages where the host has them.
-pub fn allocate() -> std::io::Result<*mut Ctx> {
+/// Zeroed memory for a context, in huge pages where the host has them: at `place`, which is reserved
+/// for it, or anywhere.
+pub fn allocate(place: Option<u64>) -> std::io::Result<*mut Ctx> {
     use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
     let size = size_of::<Ctx>().next_multiple_of(HUGE);
+    let (hint, len, fixed) = match place {
+        Some(at) => (at, size, MapFlags::FIXED),
+        None => (0, size + HUGE, MapFlags::empty()),
+    };
     let prot = ProtFlags::READ | ProtFlags::WRITE;
     let map = || {
-        // SAFETY: a fresh mapping at an address the kernel picks.
-        unsafe { mmap_anonymous(std::ptr::null_mut(), size + HUGE, prot, MapFlags::PRIVATE) }
+        // SAFETY: a fresh mapping at an address the kernel picks, or in what is reserved for it.
+        unsafe { mmap_anonymous(hint as *mut _, len, prot, MapFlags::PRIVATE | fixed) }
     };
     let map: *mut u8 = map()?.cast();
     let before = map.align_offset(HUGE);
@@ -237,58 +263,70 @@ pub fn allocate() -> std::io::Result<*mut Ctx> {
         if before > 0 {
             munmap(map.cast(), before)?;
         }
-        munmap(start.add(size).cast(), HUGE - before)?;
+        if len > before + size {
+            munmap(start.add(size).cast(), len - before - size)?;
+        }
         // Without huge pages it is only slower.
         let _ = madvise(start.cast(), size, Advice::LinuxHugepage);
         Ok(start.cast())
     }
 }
 
-/// Gives a context's memory back.
+/// Gives a context's memory back; `reserved`: its place stays taken.
 ///
 /// # Safety
 /// It comes from [`allocate`] and is not used any more.
-pub unsafe fn free(ctx: *mut Ctx) {
+pub unsafe fn free(ctx: *mut Ctx, reserved: bool) {
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+    let size = size_of::<Ctx>().next_multiple_of(HUGE);
     // SAFETY: the caller's promise; the size is the one that was mapped.
-    let _ = unsafe { rustix::mm::munmap(ctx.cast(), size_of::<Ctx>().next_multiple_of(HUGE)) };
+    let _ = unsafe {
+        match reserved {
+            true => {
+                let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+                mmap_anonymous(ctx.cast(), size, ProtFlags::empty(), flags).map(|_| ())
+            }
+            false => munmap(ctx.cast(), size),
+        }
+    };
 }
 
 /// The bounce buffer, aligned so that an access can keep its alignment.
 #[repr(C, align(64))]
 pub struct Bounce(pub [u8; BOUNCE]);
 
-/// Offset of guest register `n`.
+/// Displacement of guest register `n`.
 pub const fn gpr(n: usize) -> i32 {
-    (offset_of!(Ctx, state) + offset_of!(State, gpr) + 8 * n) as i32
+    gs(offset_of!(Ctx, state) + offset_of!(State, gpr) + 8 * n)
 }
 
-/// Offset of segment `seg`'s base.
+/// Displacement of segment `seg`'s base.
 pub const fn seg_base(seg: usize) -> i32 {
-    (offset_of!(Ctx, state)
+    gs(offset_of!(Ctx, state)
         + offset_of!(State, seg)
         + size_of::<cpu::SegReg>() * seg
-        + offset_of!(cpu::SegReg, base)) as i32
+        + offset_of!(cpu::SegReg, base))
 }
 
-/// Offset of segment `seg`'s selector.
+/// Displacement of segment `seg`'s selector.
 pub const fn seg_sel(seg: usize) -> i32 {
-    (offset_of!(Ctx, state)
+    gs(offset_of!(Ctx, state)
         + offset_of!(State, seg)
         + size_of::<cpu::SegReg>() * seg
-        + offset_of!(cpu::SegReg, sel)) as i32
+        + offset_of!(cpu::SegReg, sel))
 }
 
-/// Offset of segment register `seg`.
+/// Displacement of segment register `seg`.
 pub const fn seg(seg: usize) -> i32 {
-    (offset_of!(Ctx, state) + offset_of!(State, seg) + size_of::<SegReg>() * seg) as i32
+    gs(offset_of!(Ctx, state) + offset_of!(State, seg) + size_of::<SegReg>() * seg)
 }
 
-/// Offset of the gate of SYSCALL (0) or SYSRET (1); `upper`: while AVX-512 is in use.
+/// Displacement of the gate of SYSCALL (0) or SYSRET (1); `upper`: while AVX-512 is in use.
 pub const fn gate(which: usize, upper: bool) -> i32 {
-    (offset_of!(Ctx, gates) + size_of::<Gate>() * (which * 2 + upper as usize)) as i32
+    gs(offset_of!(Ctx, gates) + size_of::<Gate>() * (which * 2 + upper as usize))
 }
 
-/// Offset of a control register: 0, 2, 3 or 4.
+/// Displacement of a control register: 0, 2, 3 or 4.
 pub const fn cr(n: usize) -> i32 {
     let at = match n {
         0 => offset_of!(State, cr0),
@@ -296,91 +334,93 @@ pub const fn cr(n: usize) -> i32 {
         3 => offset_of!(State, cr3),
         _ => offset_of!(State, cr4),
     };
-    (offset_of!(Ctx, state) + at) as i32
+    gs(offset_of!(Ctx, state) + at)
 }
 
-/// Offset of segment `seg`'s fast limit.
+/// Displacement of segment `seg`'s fast limit.
 pub const fn seg_limit(seg: usize, write: bool) -> i32 {
     let array = if write {
         offset_of!(Ctx, limit_write)
     } else {
         offset_of!(Ctx, limit_read)
     };
-    (array + 8 * seg) as i32
+    gs(array + 8 * seg)
 }
 
-/// Offset of a TLB table: its tags. The host addresses are [`TLB_HOST`] bytes later.
+/// Displacement of a TLB table: its tags. The host addresses are [`TLB_HOST`] bytes later.
 pub const fn tlb(class: Class, write: bool) -> i32 {
-    (offset_of!(Ctx, tlb) + (class as usize * 2 + write as usize) * size_of::<TlbTable>()) as i32
+    gs(offset_of!(Ctx, tlb) + (class as usize * 2 + write as usize) * size_of::<TlbTable>())
 }
 
 /// Distance of a TLB entry's host address from its tag.
 pub const TLB_HOST: i32 = (TLB_SIZE * 8) as i32;
 
-/// Offset of the mask that selects a TLB index from an address.
-pub const TLB_MASK: i32 = offset_of!(Ctx, tlb_mask) as i32;
+/// Displacement of the mask that selects a TLB index from an address.
+pub const TLB_MASK: i32 = gs(offset_of!(Ctx, tlb_mask));
 
-/// Offset of a slot.
+/// Displacement of a slot.
 pub const fn slot(n: usize) -> i32 {
-    (offset_of!(Ctx, slots) + 8 * n) as i32
+    gs(offset_of!(Ctx, slots) + 8 * n)
 }
 
-/// Offset of a table for indirect jumps.
+/// Displacement of a table for indirect jumps.
 pub const fn jc(table: usize) -> i32 {
-    (offset_of!(Ctx, jc) + size_of::<JcTable>() * table) as i32
+    gs(offset_of!(Ctx, jc) + size_of::<JcTable>() * table)
 }
 
 /// Distance of the host address from the tag in a table for indirect jumps.
 pub const JC_HOST: i32 = (JC_SIZE * 8) as i32;
 
-/// Offset of the host address of a cluster of accesses.
+/// Displacement of the host address of a cluster of accesses.
 pub const fn cluster(n: usize) -> i32 {
-    (offset_of!(Ctx, clusters) + 8 * n) as i32
+    gs(offset_of!(Ctx, clusters) + 8 * n)
 }
 
-/// Offset of a thunk pointer.
+/// Displacement of a thunk pointer.
 pub const fn thunk(call: Call) -> i32 {
-    (offset_of!(Ctx, thunks) + 8 * call as usize) as i32
+    gs(offset_of!(Ctx, thunks) + 8 * call as usize)
 }
 
-/// Offset of [`Ctx::run_deltas`] for register `n`: RSI or RDI.
+/// Displacement of [`Ctx::run_deltas`] for register `n`: RSI or RDI.
 pub const fn run_delta(n: u8) -> i32 {
-    (offset_of!(Ctx, run_deltas) + 8 * (n as usize & 1)) as i32
+    gs(offset_of!(Ctx, run_deltas) + 8 * (n as usize & 1))
 }
 
-/// Offset of the table of what lies in the window's high part.
-pub const WINDOW_CHECK: i32 = offset_of!(Ctx, window_table) as i32;
+/// Displacement of the table of what lies in a part of the window.
+pub const fn window_check(part: Part) -> i32 {
+    gs(offset_of!(Ctx, window_tables) + size_of::<WindowTable>() * part as usize)
+}
 
-/// Offset of what to add to addresses.
-pub const WINDOW_DELTAS: i32 = offset_of!(Ctx, window_deltas) as i32;
+/// Displacement of what to add to addresses.
+pub const WINDOW_DELTAS: i32 = gs(offset_of!(Ctx, window_deltas));
 
-/// Offset of [`WINDOW_BITS`].
-pub const WINDOW_MASK: i32 = offset_of!(Ctx, window_bits) as i32;
+/// Displacement of [`WINDOW_BITS`].
+pub const WINDOW_MASK: i32 = gs(offset_of!(Ctx, window_bits));
 
-/// Offset of a temporary.
+/// Displacement of a temporary.
 pub const fn tmp(n: usize) -> i32 {
-    (offset_of!(Ctx, tmp) + 8 * n) as i32
+    gs(offset_of!(Ctx, tmp) + 8 * n)
 }
 
-/// Offset of the mode's number.
-pub const MODE: i32 = offset_of!(Ctx, mode) as i32;
-/// Offset of the mark that the time-stamp counter is known.
-pub const TSC_KNOWN: i32 = offset_of!(Ctx, tsc_known) as i32;
-/// Offset of the difference of the time-stamp counters.
-pub const TSC_DELTA: i32 = offset_of!(Ctx, tsc_delta) as i32;
-/// Offset of IA32_TSC_AUX.
-pub const TSC_AUX: i32 = (offset_of!(Ctx, state) + offset_of!(State, tsc_aux)) as i32;
-/// Offset of IA32_LSTAR.
-pub const LSTAR: i32 = (offset_of!(Ctx, state) + offset_of!(State, lstar)) as i32;
-/// Offset of the argument.
-pub const ARG: i32 = offset_of!(Ctx, arg) as i32;
-/// Offset of the poll word.
-pub const POLL: i32 = offset_of!(Ctx, poll) as i32;
-/// Offset of the flags set aside.
-pub const FLAGSAVE: i32 = offset_of!(Ctx, flagsave) as i32;
-/// Offset of the mark of held-back interrupts.
-pub const HELD: i32 = offset_of!(Ctx, held) as i32;
-/// Offset of the base that SWAPGS exchanges.
-pub const KERNEL_GS_BASE: i32 = (offset_of!(Ctx, state) + offset_of!(State, kernel_gs_base)) as i32;
-/// Offset of RFLAGS.
-pub const RFLAGS: i32 = (offset_of!(Ctx, state) + offset_of!(State, rflags)) as i32;
+/// Displacement of the mode's number.
+pub const MODE: i32 = gs(offset_of!(Ctx, mode));
+/// Displacement of the mark that the time-stamp counter is known.
+pub const TSC_KNOWN: i32 = gs(offset_of!(Ctx, tsc_known));
+/// Displacement of the difference of the time-stamp counters.
+pub const TSC_DELTA: i32 = gs(offset_of!(Ctx, tsc_delta));
+/// Displacement of IA32_TSC_AUX.
+pub const TSC_AUX: i32 = gs(offset_of!(Ctx, state) + offset_of!(State, tsc_aux));
+/// Displacement of IA32_LSTAR.
+pub const LSTAR: i32 = gs(offset_of!(Ctx, state) + offset_of!(State, lstar));
+/// Displacement of the argument.
+pub const ARG: i32 = gs(offset_of!(Ctx, arg));
+/// Displacement of the poll word.
+pub const POLL: i32 = gs(offset_of!(Ctx, poll));
+/// Displacement of the flags set aside.
+pub const FLAGSAVE: i32 = gs(offset_of!(Ctx, flagsave));
+/// Displacement of the mark of held-back interrupts.
+pub const HELD: i32 = gs(offset_of!(Ctx, held));
+/// Displacement of the base that SWAPGS exchanges.
+pub const KERNEL_GS_BASE: i32 = gs(offset_of!(Ctx, state) + offset_of!(State, kernel_gs_base));
+/// Displacement of RFLAGS.
+pub const RFLAGS: i32 = gs(offset_of!(Ctx, state) + offset_of!(State, rflags));

@@ -2,7 +2,7 @@
 //!
 //! Registers are numbers in encoding order (0 RAX to 15 R15). [`T0`] and [`T1`] are scratch.
 
-use crate::ctx;
+use crate::ctx::{self, Part};
 use crate::host::{self, Extract};
 
 /// Scratch register 0 (R10): addresses.
@@ -10,15 +10,18 @@ pub const T0: u8 = 10;
 /// Scratch register 1 (R11).
 pub const T1: u8 = 11;
 
+/// For [`At::base`]: the displacement is all.
+pub const NO_BASE: u8 = 16;
+
 /// Where the translator's own moves find memory: `[base + disp]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct At {
-    /// Base register.
+    /// Base register, or [`NO_BASE`].
     pub base: u8,
     /// Displacement.
     pub disp: i32,
-    /// Through the FS segment, which is the window.
-    pub fs: bool,
+    /// Through a part of the window.
+    pub part: Option<Part>,
     /// The address is truncated to 32 bits first.
     pub short: bool,
 }
@@ -29,7 +32,7 @@ impl At {
         Self {
             base: T0,
             disp,
-            fs: false,
+            part: None,
             short: false,
         }
     }
@@ -317,13 +320,19 @@ impl Code {
     /// An instruction on memory at `at` with register `reg` (or opcode extension): `prefix` (66 or
     /// nothing), REX, `op`, ModRM.
     pub fn memory(&mut self, prefix: &[u8], w: bool, op: &[u8], reg: u8, at: At) {
-        if at.fs {
-            self.put(&[0x64]);
+        if let Some(part) = at.part {
+            self.segment(part);
         }
         if at.short {
             self.put(&[0x67]);
         }
         self.put(prefix);
+        if at.base == NO_BASE {
+            self.put(&[Self::rex(w, reg, 0, 0)]);
+            self.put(op);
+            self.put(&[(reg & 7) << 3 | 4, 0x25]);
+            return self.disp(at.disp);
+        }
         self.put(&[Self::rex(w, reg, 0, at.base)]);
         self.put(op);
         let modrm = (reg & 7) << 3 | at.base & 7;
@@ -343,14 +352,22 @@ impl Code {
         }
     }
 
-    /// Faults unless the address in `reg` is in the window's high part. Uses T1, keeps flags.
-    pub fn check_window(&mut self, reg: u8) {
+    /// The prefix of the segment that a part of the window is reached through.
+    pub fn segment(&mut self, part: Part) {
+        self.put(match part {
+            Part::High => &[0x64],
+            Part::Low => &[0x65],
+        });
+    }
+
+    /// Faults unless the address in `reg` is in this part of the window. Uses T1, keeps flags.
+    pub fn check_window(&mut self, reg: u8, part: Part) {
         // pext r11, reg, gs:[mask]
         let vvvv = (!reg & 0xf) << 3;
         self.put(&[0x65, 0xc4, 0x62, 0x82 | vvvv, 0xf5, 0x1c, 0x25]);
         self.disp(ctx::WINDOW_MASK);
         self.put(&[0x65, 0x45, 0x0f, 0xb6, 0x9b]); // movzx r11d, byte gs:[r11 + table]
-        self.disp(ctx::WINDOW_CHECK);
+        self.disp(ctx::window_check(part));
     }
 
     /// T1 = what to add to the address in `reg` for its place in the window. Keeps flags.
@@ -485,9 +502,19 @@ mod tests {
             .collect()
     }
 
-    /// A number as the formatter writes it.
+    /// A displacement as the formatter writes it.
+    fn signed(n: i32) -> String {
+        let sign = if n < 0 { '-' } else { '+' };
+        let text = format!("{:X}h", n.unsigned_abs());
+        match text.starts_with(|c: char| c.is_ascii_digit()) {
+            true => format!("{sign}{text}"),
+            false => format!("{sign}0{text}"),
+        }
+    }
+
+    /// An address as the formatter writes it.
     fn hex(n: i32) -> String {
-        let text = format!("{n:X}h");
+        let text = format!("{:X}h", i64::from(n));
         match text.starts_with(|c: char| c.is_ascii_digit()) {
             true => text,
             false => format!("0{text}"),
@@ -574,46 +601,63 @@ mod tests {
 
     #[test]
     fn window_accesses_read_back_as_meant() {
-        let at = |base, disp, fs, short| At {
+        let at = |base, disp, part, short| At {
             base,
             disp,
-            fs,
+            part: Some(part),
             short,
         };
         let got = text(|c| {
-            c.memory(&[], true, &[0x8b], 1, at(4, -8, true, false));
-            c.memory(&[], false, &[0x89], 12, at(5, 0, true, true));
-            c.memory(&[0x66], false, &[0x8b], 3, at(13, 0x1000, true, false));
+            c.memory(&[], true, &[0x8b], 1, at(4, -8, Part::High, false));
+            c.memory(&[], false, &[0x89], 12, at(5, 0, Part::Low, true));
+            c.memory(
+                &[0x66],
+                false,
+                &[0x8b],
+                3,
+                at(13, 0x1000, Part::High, false),
+            );
             c.memory(&[], false, &[0x0f, 0xb6], 3, At::t0(0));
-            c.memory(&[], true, &[0x8b], 3, at(12, 0, true, false));
-            c.check_window(4);
-            c.check_window(T0);
+            c.memory(&[], true, &[0x8b], 3, at(12, 0, Part::Low, false));
+            c.memory(
+                &[],
+                true,
+                &[0x8b],
+                9,
+                at(NO_BASE, 0x40_0000, Part::Low, false),
+            );
+            c.check_window(4, Part::High);
+            c.check_window(T0, Part::Low);
             c.window_delta(3);
             c.window_delta(13);
         });
-        let check = |r: &str| {
+        let check = |r: &str, part| {
             [
                 format!("pext r11,{r},[gs:{}]", hex(ctx::WINDOW_MASK)),
-                format!("movzx r11d,byte [gs:r11+{}]", hex(ctx::WINDOW_CHECK)),
+                format!(
+                    "movzx r11d,byte [gs:r11{}]",
+                    signed(ctx::window_check(part))
+                ),
             ]
         };
         let delta = |r: &str| {
             [
                 format!("rorx r11,{r},28h"),
                 "movzx r11d,r11b".to_owned(),
-                format!("mov r11,[gs:r11*8+{}]", hex(ctx::WINDOW_DELTAS)),
+                format!("mov r11,[gs:r11*8{}]", signed(ctx::WINDOW_DELTAS)),
             ]
         };
         let moves = [
             "mov rcx,[fs:rsp-8]",
-            "mov [fs:ebp],r12d",
+            "mov [gs:ebp],r12d",
             "mov bx,[fs:r13+1000h]",
             "movzx ebx,byte [r10]",
-            "mov rbx,[fs:r12]",
+            "mov rbx,[gs:r12]",
+            "mov r9,[gs:400000h]",
         ];
         let mut expected: Vec<String> = moves.iter().map(|s| (*s).to_owned()).collect();
-        expected.extend(check("rsp"));
-        expected.extend(check("r10"));
+        expected.extend(check("rsp", Part::High));
+        expected.extend(check("r10", Part::Low));
         expected.extend(delta("rbx"));
         expected.extend(delta("r13"));
         assert_eq!(got, expected);

@@ -135,7 +135,11 @@ impl Rem {
         let cache = options.code_cache.clamp(least, most).next_multiple_of(4096);
         let mut core = Box::new(Core::new(cpu, phys.clone(), bus, peers, cache)?);
         phys.subscribe(core.peer.clone());
-        let ctx = ctx::allocate().map_err(Error::Context)?;
+        let window = (options.windows != Windows::Never)
+            .then(|| window::Window::new(phys.ram()))
+            .flatten();
+        let place = window.as_ref().map(window::Window::context);
+        let ctx = ctx::allocate(place).map_err(Error::Context)?;
         #[allow(unsafe_code)]
         // SAFETY: all-zero bytes are a valid `Ctx` but for `state`, which is written before a
         // reference to it is made.
@@ -167,12 +171,21 @@ impl Rem {
             table.tag[0] = 1;
         }
         c.window_bits = ctx::WINDOW_BITS;
-        if options.windows != Windows::Never {
-            core.windows = window::Policy::new(options.windows);
-            core.mmu.window = window::open(phys.ram(), c);
-        }
+        core.windows = window::Policy::new(options.windows);
+        core.mmu.window = window;
         let idle = idle::Idle::new(Instant::now());
-        Ok(Box::new(Rem { ctx, core, idle }))
+        let mut rem = Box::new(Rem { ctx, core, idle });
+        rem.open_window().map_err(Error::Context)?;
+        Ok(rem)
+    }
+
+    fn open_window(&mut self) -> std::io::Result<()> {
+        #[allow(unsafe_code)]
+        // SAFETY: `ctx` and `core` are separate allocations, both owned by `self`.
+        match &self.core.mmu.window {
+            Some(window) => window.open(unsafe { &mut *self.ctx }),
+            None => Ok(()),
+        }
     }
 
     #[allow(unsafe_code)]
@@ -190,9 +203,8 @@ impl Drop for Rem {
         self.core.peers.leave(&self.core.peer);
         // SAFETY: allocated in `new`, not used any more.
         unsafe {
-            window::close(&mut *self.ctx);
             std::ptr::drop_in_place(&raw mut (*self.ctx).state);
-            ctx::free(self.ctx);
+            ctx::free(self.ctx, self.core.mmu.window.is_some());
         }
     }
 }
@@ -208,7 +220,7 @@ impl Engine for Rem {
             return Exit::Fatal("the host has no AVX-512, which the guest uses".into());
         }
         let ctx = self.ctx;
-        if let Err(e) = set_gs(ctx as u64) {
+        if let Err(e) = set_gs(ctx as u64 + ctx::GS) {
             return Exit::Fatal(Error::Gs(e).to_string());
         }
         if host::has_fsgsbase() {

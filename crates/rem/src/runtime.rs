@@ -612,11 +612,13 @@ fn host_fault(ctx: &mut Ctx, core: &mut Core) -> u64 {
 fn window_fault(ctx: &mut Ctx, core: &mut Core, at: u32) -> Option<u64> {
     let (rip, parked) = core.blocks.guest_rip(at)?;
     let address = ctx.fault.address;
-    if ctx.fault.trap == 14 && strayed(ctx, address) {
+    if ctx.fault.trap == 14
+        && let Some(slot) = strayed(ctx, address)
+    {
         // The block is made again, and does not look there.
         core.stats.strays += 1;
         let offset = core.blocks.drop_at(ctx, at, rip)?;
-        core.reaches.stray(offset);
+        core.reaches.stray(offset, slot);
         return Some(again(ctx, core, rip, parked));
     }
     let window = core.mmu.window.as_ref()?;
@@ -672,8 +674,11 @@ fn again(ctx: &mut Ctx, core: &mut Core, rip: u64, parked: bool) -> u64 {
     core.dispatch(ctx)
 }
 
-/// Whether a fault at host address `at` says that an address is not in the window's high part.
-fn strayed(ctx: &Ctx, at: u64) -> bool {
-    let table = &raw const ctx.window_table as u64;
-    (table..table + WINDOW_TABLE as u64).contains(&at)
+/// Bits 40 to 47 of the address that was not in the part of the window where it was looked for, if
+/// that is what a fault at host address `at` says.
+fn strayed(ctx: &Ctx, at: u64) -> Option<u64> {
+    ctx.window_tables.iter().find_map(|table| {
+        let place = at.wrapping_sub(&raw const *table as u64);
+        (place < WINDOW_TABLE as u64).then_some(place / pgm::PAGE_SIZE)
+    })
 }

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::mem::offset_of;
 use std::sync::{Once, OnceLock};
 
-use crate::ctx::{Call, Ctx, HostFault};
+use crate::ctx::{Call, Ctx, HostFault, gs};
 use crate::host;
 
 thread_local! {
@@ -99,8 +99,8 @@ global_asm!(
     "wrfsbase rax",
     "jmp {handler}",
     handler = sym handler,
-    window = const offset_of!(Ctx, window),
-    host_fs = const offset_of!(Ctx, host_fs),
+    window = const gs(offset_of!(Ctx, window)),
+    host_fs = const gs(offset_of!(Ctx, host_fs)),
 );
 
 extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {

@@ -6,7 +6,7 @@ use std::mem::offset_of;
 
 use cpu::{State, Upper};
 
-use crate::ctx::{Call, Ctx, gpr};
+use crate::ctx::{Call, Ctx, gpr, gs};
 
 #[allow(improper_ctypes)] // the assembly uses fields of `Ctx` by offset only
 unsafe extern "C" {
@@ -218,18 +218,18 @@ global_asm!(
     "pop rbp",
     "pop rbx",
     "ret",
-    t0 = const offset_of!(Ctx, t0),
-    t1 = const offset_of!(Ctx, t1),
+    t0 = const gs(offset_of!(Ctx, t0)),
+    t1 = const gs(offset_of!(Ctx, t1)),
     g = const gpr(0),
-    host_rsp = const offset_of!(Ctx, host_rsp),
-    hflags = const offset_of!(Ctx, hflags),
-    this = const offset_of!(Ctx, this),
-    target = const offset_of!(Ctx, target),
-    window = const offset_of!(Ctx, window),
-    window_fs = const offset_of!(Ctx, window_fs),
-    host_fs = const offset_of!(Ctx, host_fs),
-    avx = const offset_of!(Ctx, avx),
-    live = const offset_of!(Ctx, state) + offset_of!(State, upper) + offset_of!(Upper, live),
+    host_rsp = const gs(offset_of!(Ctx, host_rsp)),
+    hflags = const gs(offset_of!(Ctx, hflags)),
+    this = const gs(offset_of!(Ctx, this)),
+    target = const gs(offset_of!(Ctx, target)),
+    window = const gs(offset_of!(Ctx, window)),
+    window_fs = const gs(offset_of!(Ctx, window_fs)),
+    host_fs = const gs(offset_of!(Ctx, host_fs)),
+    avx = const gs(offset_of!(Ctx, avx)),
+    live = const gs(offset_of!(Ctx, state) + offset_of!(State, upper) + offset_of!(Upper, live)),
     upper = const offset_of!(Ctx, state) + offset_of!(State, upper),
     ymm = const offset_of!(Ctx, ymm),
     helper = sym crate::runtime::helper,

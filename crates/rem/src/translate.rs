@@ -19,7 +19,7 @@ use cpu::Exception;
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
 
 use crate::classify::Kind;
-use crate::ctx::{self, Call};
+use crate::ctx::{self, Call, Part};
 use crate::emit::{Code, T0, T1};
 use crate::features::Features;
 use crate::mode::Mode;
@@ -161,10 +161,21 @@ struct Use {
 /// An access through the window.
 #[derive(Debug, Clone, Copy)]
 struct Shown {
-    /// Not, perhaps, through the high part (in 64-bit code).
-    any: bool,
-    /// It is not known yet to be in the high part.
+    /// Where in it.
+    by: By,
+    /// Whether the address is in that part is not known yet.
     check: bool,
+}
+
+/// How the address in the window is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// It is in this part.
+    Part(Part),
+    /// By a look into the table of constants; kept for others, if a number is given.
+    Table(Option<u8>),
+    /// By the constant that another access has kept.
+    Kept(u8),
 }
 
 impl Use {
@@ -175,16 +186,28 @@ impl Use {
         window: None,
     };
 
-    /// The host address of an operand in the window that is always at the same place.
-    fn fixed(&self, insn: &Instruction, input: &Input<'_>) -> Option<u64> {
+    /// Where an operand is that is always at the same place in the window.
+    fn fixed(&self, insn: &Instruction, input: &Input<'_>) -> Option<Fixed> {
         let (_, window) = (self.window?, input.window?);
         let linear = cluster::fixed(insn, input)?;
-        let delta = match linear >> 40 {
-            0 => window.low,
-            _ => window.high,
+        let part = crate::window::part_of(linear)?;
+        if let (Part::Low, Ok(disp)) = (part, i32::try_from(linear)) {
+            return Some(Fixed::Low(disp));
+        }
+        let delta = match part {
+            Part::Low => window.low,
+            Part::High => window.high,
         };
-        Some(linear.wrapping_add(delta))
+        Some(Fixed::Host(linear.wrapping_add(delta)))
     }
+}
+
+/// The place of an operand that does not move.
+enum Fixed {
+    /// A displacement in the low part.
+    Low(i32),
+    /// A host address.
+    Host(u64),
 }
 
 struct Insn {
@@ -200,6 +223,16 @@ struct Insn {
     operand: Use,
     /// Its stack access.
     stack: Use,
+}
+
+impl Insn {
+    /// How its stack access is reached, or that of its operand.
+    fn reach_mut(&mut self, stack: bool) -> &mut Use {
+        match stack {
+            true => &mut self.stack,
+            false => &mut self.operand,
+        }
+    }
 }
 
 struct Builder<'a> {

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use pgm::Ram;
 use rustix::mm::{MapFlags, ProtFlags};
 
-use crate::ctx::{Ctx, WINDOW_TABLE};
+use crate::ctx::{self, Ctx, Part, WINDOW_TABLE};
 use crate::host::{self, Extract};
 
 const PAGE: u64 = pgm::PAGE_SIZE;
@@ -33,8 +33,9 @@ fn nowhere(slot: usize) -> u64 {
     if slot < 128 { 1 << 47 } else { 0 }
 }
 
-/// Nothing else is within this distance of a part.
-const MARGIN: u64 = 1 << 31;
+/// Nothing else is within this distance of a part, but for the context: it lies at the start of the
+/// margin in front of the low part.
+const MARGIN: u64 = ctx::GS;
 /// Windows a process may have: places of theirs are far enough apart.
 const WINDOWS: u32 = 9;
 /// Runs of pages shown at once by all windows, at most: each may be two mappings of the host's, with
@@ -126,17 +127,24 @@ impl Policy {
     }
 }
 
-/// Whether an address is in a window.
-pub fn has(linear: u64) -> bool {
-    let slot = linear / SLOT;
-    slot == 0 || HIGH.contains(&slot)
+/// The part of a window that addresses with `slot` in bits 40 to 63 are in.
+pub fn part(slot: u64) -> Option<Part> {
+    match slot {
+        0 => Some(Part::Low),
+        _ => HIGH.contains(&slot).then_some(Part::High),
+    }
+}
+
+/// The part of a window that an address is in.
+pub fn part_of(linear: u64) -> Option<Part> {
+    part(linear / SLOT)
 }
 
 /// How an instruction reaches memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
-    /// Through the high part of the window.
-    High,
+    /// Through one part of the window.
+    Part(Part),
     /// Through whatever part the address is in.
     Any,
     /// Through the software TLB.
@@ -161,12 +169,18 @@ impl Reaches {
         self.known.get(&offset).copied()
     }
 
-    /// An access of the instruction was not in the high part, where it looked.
-    pub fn stray(&mut self, offset: u64) {
+    /// An access of the instruction was not in the part where it looked, but at an address with
+    /// `slot` in bits 40 to 47.
+    pub fn stray(&mut self, offset: u64, slot: u64) {
         if self.known.len() >= REMEMBERED {
             self.known.clear();
         }
-        self.known.entry(offset).or_insert(Reach::Any);
+        let reach = match self.known.get(&offset) {
+            None => part(slot).map_or(Reach::Any, Reach::Part),
+            Some(Reach::Part(_)) => Reach::Any,
+            Some(reach) => *reach,
+        };
+        self.known.insert(offset, reach);
     }
 
     /// It went to a page that cannot be shown. True: from now on it is to use the TLB.
@@ -182,45 +196,6 @@ impl Reaches {
         self.unshown.remove(&offset);
         self.known.insert(offset, Reach::Probe);
         true
-    }
-}
-
-/// Makes a window and sets up what `ctx` has for it. `None`: the host cannot.
-pub fn open(ram: &Arc<Ram>, ctx: &mut Ctx) -> Option<Window> {
-    if !host::has_fsgsbase() || host::extract() != Extract::Pext {
-        return None;
-    }
-    let window = Window::new(ram)?;
-    ctx.window_deltas = std::array::from_fn(nowhere);
-    ctx.window_deltas[0] = window.low();
-    for slot in HIGH {
-        ctx.window_deltas[slot as usize] = window.high();
-    }
-    let start = ctx.window_table.0.as_mut_ptr();
-    // SAFETY: whole pages of the context's own, which only translated code reads.
-    let closed = unsafe {
-        libc::mprotect(start.cast(), WINDOW_TABLE, libc::PROT_NONE) == 0
-            && HIGH.iter().all(|slot| {
-                let page = start.add((slot * PAGE) as usize);
-                libc::mprotect(page.cast(), PAGE as usize, libc::PROT_READ) == 0
-            })
-    };
-    if !closed {
-        close(ctx);
-        return None;
-    }
-    Some(window)
-}
-
-/// Undoes what [`open`] did to `ctx`.
-pub fn close(ctx: &mut Ctx) {
-    // SAFETY: see `open`; all of the context was readable and writable before.
-    unsafe {
-        libc::mprotect(
-            ctx.window_table.0.as_mut_ptr().cast(),
-            WINDOW_TABLE,
-            libc::PROT_READ | libc::PROT_WRITE,
-        );
     }
 }
 
@@ -253,8 +228,11 @@ pub struct Window {
 unsafe impl Send for Window {}
 
 impl Window {
-    /// A window on memory of `ram`; `None` when the process has no room for one.
+    /// A window on memory of `ram`; `None` when the host cannot, or the process has no room for one.
     pub fn new(ram: &Arc<Ram>) -> Option<Self> {
+        if !host::has_fsgsbase() || host::extract() != Extract::Pext {
+            return None;
+        }
         (0..WINDOWS).find_map(|number| {
             let bit = 1 << number;
             if TAKEN.fetch_or(bit, Ordering::Relaxed) & bit != 0 {
@@ -284,6 +262,35 @@ impl Window {
         })
     }
 
+    /// Where the context is to be: the low part is then what GS points at.
+    pub fn context(&self) -> u64 {
+        self.low() - ctx::GS
+    }
+
+    /// Sets up what `ctx` has for the window.
+    pub fn open(&self, ctx: &mut Ctx) -> std::io::Result<()> {
+        ctx.window_deltas = std::array::from_fn(nowhere);
+        ctx.window_deltas[0] = self.low();
+        for slot in HIGH {
+            ctx.window_deltas[slot as usize] = self.high();
+        }
+        for (table, slots) in ctx.window_tables.iter_mut().zip([&HIGH[..], &[0]]) {
+            let start = table.0.as_mut_ptr();
+            // SAFETY: whole pages of the context's own, which only translated code reads.
+            let closed = unsafe {
+                libc::mprotect(start.cast(), WINDOW_TABLE, libc::PROT_NONE) == 0
+                    && slots.iter().all(|slot| {
+                        let page = start.add((slot * PAGE) as usize);
+                        libc::mprotect(page.cast(), PAGE as usize, libc::PROT_READ) == 0
+                    })
+            };
+            if !closed {
+                return Err(std::io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    }
+
     fn reserve(&mut self, (start, len): (u64, u64)) -> bool {
         // SAFETY: NOREPLACE takes only what is free.
         let got = unsafe { none(start, len, MapFlags::FIXED_NOREPLACE) };
@@ -309,11 +316,11 @@ impl Window {
 
     /// The host address that shows the guest's address, if the window has it.
     fn host(&self, linear: u64) -> Option<u64> {
-        match linear / SLOT {
-            0 => Some(linear + self.low()),
-            slot if HIGH.contains(&slot) => Some(linear.wrapping_add(self.high())),
-            _ => None,
-        }
+        let delta = match part_of(linear)? {
+            Part::High => self.high(),
+            Part::Low => self.low(),
+        };
+        Some(linear.wrapping_add(delta))
     }
 
     /// The guest's address that is shown at `host`.

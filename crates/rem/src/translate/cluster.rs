@@ -9,10 +9,10 @@ use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, 
 
 use super::analyze::ends_block;
 use super::memory::is_plain_lea;
-use super::{Input, Insn, Shown, Use, Variant, Window, for_64_bit, is_scratch, seg_number};
+use super::{By, Input, Insn, Shown, Use, Variant, Window, for_64_bit, is_scratch, seg_number};
 use crate::classify::Kind;
-use crate::ctx::CLUSTERS;
-use crate::window::Reach;
+use crate::ctx::{CLUSTERS, Part};
+use crate::window::{Reach, part_of};
 
 /// Bytes a cluster may span: wide enough for a stack frame, small enough to lie in one page mostly.
 const SPAN: i64 = 512;
@@ -116,53 +116,103 @@ pub(super) fn fixed(insn: &Instruction, input: &Input<'_>) -> Option<u64> {
     })
 }
 
+/// Accesses on the window at the same registers and places near each other.
+struct Near {
+    key: Key,
+    /// Place of the first.
+    offset: i64,
+    /// It, as a number in the block, and whether it is on the stack.
+    first: (usize, bool),
+    by: By,
+}
+
+/// How far from a checked address another one may be: what is there is in the same part of the
+/// window or in the empty space around it.
+const NEAR: u64 = 1 << 28;
+
 /// Sends accesses through the window. Of those at the same registers only the first is checked: the
-/// others are so near that, if that one is in the window, they are in it or fault.
+/// others are so near that, if that one is in the part of the window, they are in it or fault.
 fn assign_window(input: &Input<'_>, window: Window<'_>, insns: &mut [Insn], planned: &[Planned]) {
     let long = input.mode.code64();
-    let mut checked: Vec<(Key, i64)> = Vec::new();
+    let mut groups: Vec<Near> = Vec::new();
+    let mut kept = 0;
     for p in planned {
-        let i = &mut insns[p.insn];
-        let offset = window.page + (input.place(&i.insn) as u64 & 0xfff);
-        // Programs that are linked at low addresses have data in both parts.
-        let frame = matches!(i.insn.memory_base(), Register::RSP | Register::RBP);
-        let high = p.stack || frame || p.key.base >= SEGMENTS || input.rip >> 40 != 0;
-        let usual = match high {
-            true => Reach::High,
-            false => Reach::Any,
-        };
+        let insn = insns[p.insn].insn;
+        let offset = window.page + (input.place(&insn) as u64 & 0xfff);
         let known = window.reaches.get(offset);
-        let fixed = (!p.stack).then(|| fixed(&i.insn, input)).flatten();
-        let place = match fixed {
-            _ if known == Some(Reach::Probe) => Reach::Probe,
-            Some(linear) if !crate::window::has(linear) => Reach::Probe,
-            Some(_) => Reach::High,
-            None => known.unwrap_or(usual),
-        };
-        let any = place == Reach::Any;
-        if place == Reach::Probe || !p.stack && borrows(&i.insn, any) {
+        if known == Some(Reach::Probe) {
             continue;
         }
-        let seen = fixed.is_some()
-            || checked.iter().any(|(key, offset)| {
-                let near = p.offset.wrapping_sub(*offset).unsigned_abs() < 1 << 30;
-                *key == p.key && near
-            });
-        if !seen && !any {
-            checked.push((p.key, p.offset));
-        }
-        let u = Use {
-            window: Some(Shown {
-                any: any && long && !seen,
-                check: long && !seen && !any,
-            }),
-            ..Use::SINGLE
-        };
-        if p.stack {
-            i.stack = u;
+        let fixed = (!p.stack).then(|| fixed(&insn, input)).flatten();
+        let shown = if let Some(linear) = fixed {
+            let Some(part) = part_of(linear) else {
+                continue;
+            };
+            Shown {
+                by: By::Part(part),
+                check: false,
+            }
+        } else if !long {
+            Shown {
+                by: By::Part(Part::Low),
+                check: false,
+            }
+        } else if let Some(group) = groups
+            .iter_mut()
+            .find(|g| g.key == p.key && p.offset.wrapping_sub(g.offset).unsigned_abs() < NEAR)
+        {
+            if let By::Table(number) = &mut group.by {
+                let n = match *number {
+                    Some(n) => n,
+                    None if kept < CLUSTERS => {
+                        *number = Some(kept as u8);
+                        kept += 1;
+                        kept as u8 - 1
+                    }
+                    None => continue,
+                };
+                let (first, stack) = group.first;
+                if let Some(shown) = &mut insns[first].reach_mut(stack).window {
+                    shown.by = By::Table(Some(n));
+                }
+                Shown {
+                    by: By::Kept(n),
+                    check: false,
+                }
+            } else {
+                Shown {
+                    by: group.by,
+                    check: false,
+                }
+            }
         } else {
-            i.operand = u;
+            // Programs that are linked at low addresses have most of their data there.
+            let frame = p.stack || insn.memory_base() == Register::RSP;
+            let high = frame || p.key.base >= SEGMENTS || input.rip >> 40 != 0;
+            let by = match known {
+                Some(Reach::Part(part)) => By::Part(part),
+                Some(_) => By::Table(None),
+                None if high => By::Part(Part::High),
+                None => By::Part(Part::Low),
+            };
+            Shown {
+                by,
+                check: matches!(by, By::Part(_)),
+            }
+        };
+        let any = !matches!(shown.by, By::Part(_));
+        if !p.stack && borrows(&insn, any) {
+            continue;
         }
+        if fixed.is_none() && matches!(shown.by, By::Table(_)) || shown.check {
+            groups.push(Near {
+                key: p.key,
+                offset: p.offset,
+                first: (p.insn, p.stack),
+                by: shown.by,
+            });
+        }
+        insns[p.insn].reach_mut(p.stack).window = Some(shown);
     }
 }
 
@@ -223,12 +273,7 @@ fn assign(input: &Input<'_>, insns: &mut [Insn], planned: &[Planned]) -> Vec<Clu
             delta,
             window: None,
         };
-        let i = &mut insns[p.insn];
-        if p.stack {
-            i.stack = u;
-        } else {
-            i.operand = u;
-        }
+        *insns[p.insn].reach_mut(p.stack) = u;
     }
     find_kept(input, insns, &mut clusters);
     clusters
@@ -458,7 +503,7 @@ impl Tracker<'_> {
     fn thread_local(&mut self, n: usize, insn: &Instruction, seg: usize, size: i64, write: bool) {
         let registers = (insn.memory_base(), insn.memory_index());
         let disp = insn.memory_displacement64() as i64;
-        if registers != (Register::None, Register::None) || disp.unsigned_abs() >= 1 << 30 {
+        if registers != (Register::None, Register::None) || disp.unsigned_abs() >= NEAR {
             return;
         }
         self.planned.push(Planned {
@@ -498,7 +543,7 @@ impl Tracker<'_> {
         } else {
             i64::from(disp as i32)
         };
-        if disp.unsigned_abs() >= 1 << 30 {
+        if disp.unsigned_abs() >= NEAR {
             return None;
         }
         let mut offset = disp;

@@ -4,30 +4,39 @@ use cpu::Exception;
 use iced_x86::{Instruction, OpAccess, OpKind, Register};
 
 use super::{Builder, is_scratch, number, with_number, writes};
-use crate::ctx;
-use crate::emit::{At, T0, T1};
+use crate::ctx::{self, Part};
+use crate::emit::{At, NO_BASE, T0, T1};
 use crate::site::Action;
+
+/// The segment register that a part of the window is reached through.
+pub(super) fn segment_of(part: Part) -> Register {
+    match part {
+        Part::High => Register::FS,
+        Part::Low => Register::GS,
+    }
+}
 
 impl Builder<'_> {
     /// Makes the memory operand `at`.
     pub(super) fn at_scratch(&self, insn: &mut Instruction, at: At) {
-        let base = match at.short {
-            true => Register::EAX,
-            false => Register::RAX,
-        };
-        insn.set_segment_prefix(match at.fs {
-            true => Register::FS,
-            false => Register::None,
-        });
+        insn.set_segment_prefix(at.part.map_or(Register::None, segment_of));
         insn.set_memory_index(Register::None);
         insn.set_memory_index_scale(1);
         insn.set_memory_displacement64(at.disp as u64);
+        if at.base == NO_BASE {
+            insn.set_memory_displ_size(8);
+            return insn.set_memory_base(Register::None);
+        }
         insn.set_memory_displ_size(match at.disp {
             0 => 0,
             -128..=127 => 1,
             _ if at.short => 4,
             _ => 8,
         });
+        let base = match at.short {
+            true => Register::EAX,
+            false => Register::RAX,
+        };
         insn.set_memory_base(base + u32::from(at.base));
     }
 

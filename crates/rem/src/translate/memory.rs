@@ -2,13 +2,14 @@
 
 use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 
+use super::encode::segment_of;
 use super::{
-    ArgKind, Builder, Input, Insn, Shown, Use, for_64_bit, is_scratch, number, seg_number,
-    writes_memory,
+    ArgKind, Builder, By, Fixed, Input, Insn, Shown, Use, for_64_bit, is_scratch, number,
+    seg_number, writes_memory,
 };
 use crate::classify;
-use crate::ctx::{self, Call};
-use crate::emit::{At, T0, T1};
+use crate::ctx::{self, Call, Part};
+use crate::emit::{At, NO_BASE, T0, T1};
 use crate::mask::mask_of;
 use crate::site::{Action, Link, Site, Wire};
 
@@ -188,12 +189,6 @@ impl Builder<'_> {
         direct: Option<(u8, i32)>,
         address: impl FnOnce(&mut Self),
     ) -> At {
-        let in_window = |base, disp| At {
-            base,
-            disp,
-            fs: true,
-            short: !self.input.mode.code64() && base != T0,
-        };
         let (base, disp) = match direct {
             Some(direct) => direct,
             None => {
@@ -201,21 +196,30 @@ impl Builder<'_> {
                 (T0, 0)
             }
         };
-        if !self.input.mode.code64() {
-            return in_window(base, disp);
+        let long = self.input.mode.code64();
+        if let By::Part(part) = shown.by {
+            if shown.check {
+                self.hot.check_window(base, part);
+            }
+            return At {
+                base,
+                disp,
+                part: Some(part),
+                short: !long && base != T0,
+            };
         }
-        if shown.check {
-            self.hot.check_window(base);
+        if let By::Kept(n) = shown.by {
+            self.hot.load(T1, ctx::cluster(n.into()));
+        } else {
+            if disp != 0 {
+                self.hot.lea(true, T0, Some(base), None, disp);
+            }
+            self.hot.window_delta(if disp != 0 { T0 } else { base });
         }
-        if !shown.any {
-            return in_window(base, disp);
+        if let By::Table(Some(n)) = shown.by {
+            self.hot.store(ctx::cluster(n.into()), T1);
         }
-        if disp != 0 {
-            self.hot.lea(true, T0, Some(base), None, disp);
-        }
-        let from = if disp != 0 { T0 } else { base };
-        self.hot.window_delta(from);
-        self.hot.lea(true, T0, Some(from), Some((T1, 1)), 0);
+        self.hot.lea(true, T0, Some(base), Some((T1, 1)), disp);
         At::t0(0)
     }
 
@@ -380,9 +384,20 @@ impl Builder<'_> {
         let insn = i.insn;
         let a = self.memory_access(&insn, size, access);
         if i.operand.window.is_some() {
-            if let Some(at) = i.operand.fixed(&insn, self.input) {
-                self.hot.imm(T0, at);
-                return At::t0(0);
+            match i.operand.fixed(&insn, self.input) {
+                Some(Fixed::Host(at)) => {
+                    self.hot.imm(T0, at);
+                    return At::t0(0);
+                }
+                Some(Fixed::Low(disp)) => {
+                    return At {
+                        base: NO_BASE,
+                        disp,
+                        part: Some(Part::Low),
+                        short: false,
+                    };
+                }
+                None => {}
             }
             return self.reach(i, i.operand, a, self.direct(&insn), |b, _| {
                 b.address(&insn, 0);
@@ -412,7 +427,11 @@ impl Builder<'_> {
     /// Emits an instruction on the window with the guest's own operand, if that is possible.
     fn copy_on_window(&mut self, i: &Insn) -> bool {
         let insn = &i.insn;
-        let Some(shown) = i.operand.window.filter(|shown| !shown.any) else {
+        let Some(Shown {
+            by: By::Part(part),
+            check,
+        }) = i.operand.window
+        else {
             return false;
         };
         let (base, index) = (insn.memory_base(), insn.memory_index());
@@ -427,7 +446,7 @@ impl Builder<'_> {
         if !plain || long && insn.len() > 14 || !for_64_bit(&mut copy) {
             return false;
         }
-        if shown.check && long {
+        if check && long {
             let checked = match self.direct(insn) {
                 Some((register, _)) => register,
                 None => {
@@ -435,14 +454,14 @@ impl Builder<'_> {
                     T0
                 }
             };
-            self.hot.check_window(checked);
+            self.hot.check_window(checked, part);
         }
         if long && insn.segment_prefix() == Register::None {
             let bytes = self.source(insn)[..insn.len()].to_vec();
-            self.hot.put(&[0x64]);
+            self.hot.segment(part);
             self.hot.put(&bytes);
         } else {
-            copy.set_segment_prefix(Register::FS);
+            copy.set_segment_prefix(segment_of(part));
             self.encode(&copy);
         }
         true
