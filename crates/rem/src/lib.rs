@@ -180,12 +180,12 @@ impl Rem {
     }
 
     fn open_window(&mut self) -> std::io::Result<()> {
+        let Some(window) = &self.core.mmu.window else {
+            return Ok(());
+        };
         #[allow(unsafe_code)]
         // SAFETY: `ctx` and `core` are separate allocations, both owned by `self`.
-        match &self.core.mmu.window {
-            Some(window) => window.open(unsafe { &mut *self.ctx }),
-            None => Ok(()),
-        }
+        window.open(unsafe { &mut *self.ctx })
     }
 
     #[allow(unsafe_code)]
