@@ -12,7 +12,7 @@ use crate::ctx::{self, Ctx, JC_TABLES, JcTable, SLOTS};
 use crate::emit::Code;
 use crate::mode::Mode;
 use crate::site::{Exec, Link, Mark, Site, Wire};
-use crate::translate::{ArgKind, PARKED, Translation, Variant};
+use crate::translate::{ArgKind, Checked, PARKED, Translation, Variant};
 
 /// What names a translation: RAM offset of its first byte, offset in CS, mode number with
 /// [`variant`].
@@ -113,6 +113,10 @@ pub struct Blocks {
     /// Some of `by_key`, of blocks on one page: one look at one cache line of the host.
     recent: Box<[(Key, u32)]>,
     by_page: Map<u64, Vec<u32>>,
+    /// Checked translations: what they were made from, and those of each page. Writes to the page
+    /// are of no interest to them.
+    checked: Map<u32, Checked>,
+    checked_by_page: Map<u64, Vec<u32>>,
     /// Memory accesses.
     pub sites: Vec<Site>,
     /// Helper calls.
@@ -173,6 +177,8 @@ impl Blocks {
             blocks: Vec::new(),
             by_key: Map::default(),
             by_page: Map::default(),
+            checked: Map::default(),
+            checked_by_page: Map::default(),
             recent: vec![(NO_KEY, 0); RECENT].into(),
             sites: Vec::new(),
             execs: Vec::new(),
@@ -327,6 +333,8 @@ impl Blocks {
         self.blocks.clear();
         self.by_key.clear();
         self.by_page.clear();
+        self.checked.clear();
+        self.checked_by_page.clear();
         self.recent.fill((NO_KEY, 0));
         self.sites.clear();
         self.execs.clear();
@@ -348,6 +356,8 @@ impl Blocks {
         self.blocks = Vec::new();
         self.by_key = Map::default();
         self.by_page = Map::default();
+        self.checked = Map::default();
+        self.checked_by_page = Map::default();
         self.sites = Vec::new();
         self.execs = Vec::new();
         self.links = Vec::new();
@@ -419,11 +429,18 @@ impl Blocks {
         self.links.append(&mut t.links);
         self.wired.resize(self.links.len(), NOT_WIRED);
         let pages = spans.map(|s| s.0 & !0xfff);
+        let by_page = match t.checked.take() {
+            Some(checked) => {
+                self.checked.insert(id, checked);
+                &mut self.checked_by_page
+            }
+            None => &mut self.by_page,
+        };
         for (i, page) in pages.iter().enumerate() {
             if spans[i].0 == spans[i].1 || (i == 1 && pages[0] == pages[1]) {
                 continue;
             }
-            self.by_page.entry(*page).or_default().push(id);
+            by_page.entry(*page).or_default().push(id);
         }
         let peeks = t
             .peeks
@@ -684,13 +701,37 @@ impl Blocks {
                 recent.0 = NO_KEY;
             }
         }
+        let by_page = match self.checked.remove(&id) {
+            Some(_) => &mut self.checked_by_page,
+            None => &mut self.by_page,
+        };
         for page in pages {
-            if let Some(list) = self.by_page.get_mut(&page) {
+            if let Some(list) = by_page.get_mut(&page) {
                 list.retain(|x| *x != id);
                 if list.is_empty() {
-                    self.by_page.remove(&page);
+                    by_page.remove(&page);
                 }
             }
+        }
+    }
+
+    /// What block `id` was made from, if it is a checked translation, and its RAM offset.
+    pub fn checked(&self, id: u32) -> Option<(&Checked, u64)> {
+        let checked = self.checked.get(&id)?;
+        Some((checked, self.blocks[id as usize].key.0))
+    }
+
+    /// Drops block `id`, a checked translation.
+    pub fn drop_checked(&mut self, ctx: &mut Ctx, id: u32) {
+        if self.checked.contains_key(&id) {
+            self.drop_block(ctx, id);
+        }
+    }
+
+    /// Drops all checked translations of a page.
+    pub fn drop_checked_page(&mut self, ctx: &mut Ctx, page: u64) {
+        for id in self.checked_by_page.get(&page).cloned().unwrap_or_default() {
+            self.drop_block(ctx, id);
         }
     }
 

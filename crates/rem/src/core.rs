@@ -14,6 +14,7 @@ use crate::debug::Watches;
 use crate::features::Features;
 use crate::mode::{Mode, fast_limits};
 use crate::peers::{Peer, Peers, Unwrite};
+use crate::restless::{Checks, Restless};
 use crate::sys::{self, Event, Flush, Sys};
 use crate::thunks;
 use crate::tlb::{Linear, Mmu, Place};
@@ -129,6 +130,8 @@ pub struct Core {
     turn: u64,
     /// How instructions in window code reach memory, where not as they usually would.
     pub reaches: Reaches,
+    /// Pages whose code is written again and again.
+    pub restless: Restless,
     /// Counters.
     pub stats: Stats,
 }
@@ -172,6 +175,7 @@ impl Core {
             windows: Policy::new(Windows::Never),
             turn: 0,
             reaches: Reaches::default(),
+            restless: Restless::new(Checks::Auto),
             stats: Stats {
                 helped: vec![0; iced_x86::Code::values().len()],
                 ..Stats::default()
@@ -323,11 +327,31 @@ impl Core {
 
     fn forget(&mut self, ctx: &mut Ctx, offset: u64, len: u64, page_too: bool) -> bool {
         let done = self.blocks.invalidate(ctx, offset, len, page_too);
+        let page = offset & !0xfff;
+        if done != Invalidated::Nothing && self.restless.dropped(page) {
+            self.blocks.invalidate(ctx, page, pgm::PAGE_SIZE, true);
+        }
         if !self.blocks.has_page(offset) {
             let bit = PageFlags::code(self.cpu);
             self.mmu.ram().flags(offset).fetch_and(!bit, SeqCst);
         }
         done != Invalidated::Nothing
+    }
+
+    /// Drops block `id` if it is a checked translation of code that is different now.
+    pub fn recheck(&mut self, ctx: &mut Ctx, id: u32) {
+        let Some((checked, offset)) = self.blocks.checked(id) else {
+            return;
+        };
+        let mut now = vec![0; checked.bytes.len()];
+        self.mmu.ram().read(offset, &mut now);
+        if checked.holds(&now) {
+            return;
+        }
+        let (page, at) = (offset & !0xfff, (offset & 0xfff) as usize);
+        self.restless
+            .changed(page, at, &checked.bytes, &now, &self.mode);
+        self.blocks.drop_checked(ctx, id);
     }
 
     /// Raises `e` for the instruction at `rip`.
@@ -377,6 +401,9 @@ impl Core {
             match self.bus.interrupt_acknowledge(self.cpu) {
                 Some(vector) => {
                     self.stats.interrupts += 1;
+                    for page in self.restless.calm() {
+                        self.blocks.drop_checked_page(ctx, page);
+                    }
                     self.deliver(ctx, Event::External(vector));
                 }
                 None => {
@@ -702,6 +729,10 @@ impl Core {
             )));
             return Ok(None);
         };
+        let variant = match self.restless.soft(offset & !0xfff) {
+            Some(_) if variant == Variant::Trace => Variant::Plain,
+            _ => variant,
+        };
         let key = self.key(offset, rip, variant);
         if let Some((id, second)) = self.blocks.find(key) {
             match second {
@@ -741,9 +772,12 @@ impl Core {
         code.resize(0x1000 + MAX_INSN, 0);
         let from = at.saturating_sub(BEHIND);
         let mut to = (at + AHEAD).min(0x1000);
-        // The flag goes up before the bytes are read: a write after that is reported.
-        self.mark_code(ctx, offset & !0xfff);
         let page = offset & !0xfff;
+        let checked = self.checks(offset, variant);
+        if !checked {
+            // The flag goes up before the bytes are read: a write after that is reported.
+            self.mark_code(ctx, page);
+        }
         self.mmu.ram().read(page + from as u64, &mut code[from..to]);
         let next = self
             .mode
@@ -781,8 +815,11 @@ impl Core {
             }),
             _ => None,
         };
+        let host = self.mmu.ram().base() as u64 + page;
+        let soft = self.restless.soft(page).filter(|_| checked);
         let input = Input {
             mode: self.mode,
+            source: soft.map(|soft| translate::Source { host, soft }),
             window,
             rip,
             code: &code,
@@ -820,6 +857,17 @@ impl Core {
                 Ok(None)
             }
         }
+    }
+
+    /// Whether the translation for RAM offset `offset` is a checked one. Those lie in one page.
+    fn checks(&self, offset: u64, variant: Variant) -> bool {
+        let page = offset & !0xfff;
+        if self.mode.one() || variant == Variant::Trace || self.restless.soft(page).is_none() {
+            return false;
+        }
+        let mut bytes = vec![0; MAX_INSN.min((0x1000 - (offset & 0xfff)) as usize)];
+        self.mmu.ram().read(offset, &mut bytes);
+        !needs_more(&bytes, 0, &self.mode, self.features.options())
     }
 
     fn enter_mode_again(&mut self, ctx: &mut Ctx) {

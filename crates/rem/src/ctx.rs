@@ -184,6 +184,8 @@ pub struct Ctx {
     /// For a repeated string instruction on the window: what was added to RSI and RDI. For one that
     /// is not: what they will be.
     pub run_deltas: [u64; 2],
+    /// XMM0 while translated code compares the guest's code.
+    pub vector: [u64; 2],
     /// Temporaries of instruction sequences.
     pub tmp: [u64; 5],
     /// Host addresses of clusters of accesses of the block that runs.
@@ -294,6 +296,9 @@ pub unsafe fn free(ctx: *mut Ctx, reserved: bool) {
 /// The bounce buffer, aligned so that an access can keep its alignment.
 #[repr(C, align(64))]
 pub struct Bounce(pub [u8; BOUNCE]);
+
+/// Displacement of [`Ctx::vector`].
+pub const VECTOR: i32 = gs(offset_of!(Ctx, vector));
 
 /// Displacement of guest register `n`.
 pub const fn gpr(n: usize) -> i32 {

@@ -138,6 +138,21 @@ impl Code {
         self.put(&[Self::rex(w, 0, 0, reg), 0xc1, 0xe8 | reg & 7, count]);
     }
 
+    /// `movdqu gs:[disp], xmm0`, or the reverse.
+    pub fn xmm0(&mut self, store: bool, disp: i32) {
+        let op = if store { 0x7f } else { 0x6f };
+        self.put(&[0x65, 0xf3, 0x0f, op, 0x04, 0x25]);
+        self.disp(disp);
+    }
+
+    /// `movdqu xmm0, [r10 + disp]; pxor xmm0, [rip + 0]`; returns the place of the displacement.
+    pub fn xor_source(&mut self, disp: i32) -> u32 {
+        self.put(&[0xf3, 0x41, 0x0f, 0x6f, 0x82]);
+        self.disp(disp);
+        self.put(&[0x66, 0x0f, 0xef, 0x05, 0, 0, 0, 0]);
+        self.here() - 4
+    }
+
     /// `or reg32, imm8`. Changes flags.
     pub fn or_imm8(&mut self, reg: u8, imm: u8) {
         self.put(&[Self::rex(false, 0, 0, reg), 0x83, 0xc8 | reg & 7, imm]);

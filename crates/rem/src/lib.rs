@@ -29,6 +29,7 @@ mod idle;
 mod mask;
 mod mode;
 mod peers;
+mod restless;
 mod runtime;
 mod signals;
 mod site;
@@ -50,6 +51,7 @@ use crate::core::Core;
 use crate::ctx::{Call, Ctx};
 
 pub use crate::peers::Peers;
+pub use crate::restless::Checks;
 pub use crate::window::Windows;
 
 /// Bytes of code cache for one vCPU, unless said otherwise.
@@ -66,6 +68,8 @@ pub struct Options {
     pub code_cache: usize,
     /// When user code goes through a window.
     pub windows: Windows,
+    /// Which code is compared with what its translations were made from.
+    pub checks: Checks,
 }
 
 impl Default for Options {
@@ -73,6 +77,7 @@ impl Default for Options {
         Self {
             code_cache: CODE_CACHE,
             windows: Windows::Auto,
+            checks: Checks::Auto,
         }
     }
 }
@@ -172,6 +177,7 @@ impl Rem {
         }
         c.window_bits = ctx::WINDOW_BITS;
         core.windows = window::Policy::new(options.windows);
+        core.restless = restless::Restless::new(options.checks);
         core.mmu.window = window;
         let idle = idle::Idle::new(Instant::now());
         let mut rem = Box::new(Rem { ctx, core, idle });
@@ -314,6 +320,7 @@ impl Engine for Rem {
             ("/REM/Blocks/Translated", b.translated),
             ("/REM/Blocks/Invalidated", b.invalidated),
             ("/REM/Blocks/GuestBytes", b.guest_bytes),
+            ("/REM/Blocks/Restless", c.restless.times),
             ("/REM/Blocks/FullFlushes", b.full_flushes),
             ("/REM/Blocks/Modes", b.modes() as u64),
             ("/REM/Cache/Used", b.cache.used() as u64),

@@ -31,6 +31,7 @@ pub extern "C" fn helper(ctx: *mut Ctx, kind: u32) -> u64 {
         k if k == Call::Jump as u32 => jump(ctx, core),
         k if k == Call::Poll as u32 => {
             ctx.state.rip = core.blocks.block(ctx.arg).rip;
+            core.recheck(ctx, ctx.arg);
             core.dispatch(ctx)
         }
         _ => host_fault(ctx, core),

@@ -6,6 +6,7 @@
 //! leaves some unchanged; jumps out of a block carry them either way.
 
 mod analyze;
+mod checked;
 mod cluster;
 mod encode;
 mod flow;
@@ -26,6 +27,8 @@ use crate::mode::Mode;
 use crate::site::{Action, Exec, Link, Mark, Site, Wire};
 use crate::window::Reaches;
 use cluster::Cluster;
+
+pub use checked::{Checked, Source};
 
 const PAGE: u64 = pgm::PAGE_SIZE;
 
@@ -56,6 +59,8 @@ pub struct Translation {
     pub marks: Vec<(u32, Mark)>,
     /// Ranges of the page, as offsets, that the translation depends on beyond its own bytes.
     pub peeks: Vec<(u16, u16)>,
+    /// What it compares with the guest's code itself.
+    pub checked: Option<Checked>,
 }
 
 /// Mark in [`Translation::map`].
@@ -96,6 +101,8 @@ pub struct Input<'a> {
     pub variant: Variant,
     /// Instruction sets of the guest's processor.
     pub features: &'a Features,
+    /// For code of restless pages.
+    pub source: Option<Source<'a>>,
     /// For modes with one.
     pub window: Option<Window<'a>>,
 }
@@ -223,6 +230,8 @@ struct Insn {
     operand: Use,
     /// Its stack access.
     stack: Use,
+    /// Its immediate operand, if that is soft.
+    soft: Option<checked::Immediate>,
 }
 
 impl Insn {
@@ -258,6 +267,8 @@ struct Builder<'a> {
     open_site: Option<usize>,
     /// See [`Translation::marks`].
     marks: Vec<(u32, Mark)>,
+    /// T0 is where the host has the block's code.
+    source_in_t0: bool,
 }
 
 enum LinkWire {
@@ -296,8 +307,13 @@ pub fn translate(input: &Input<'_>, slot: &mut dyn FnMut() -> Option<u32>) -> Tr
         parked: false,
         open_site: None,
         marks: Vec::new(),
+        source_in_t0: false,
     };
-    let entries = b.entries(live_in, &insns);
+    let checked = input.source.map(|s| (s.host, b.checked(&insns, len)));
+    let entries = match &checked {
+        Some((host, checked)) => b.checked_entries(live_in, *host, checked),
+        None => b.entries(live_in, &insns),
+    };
     let mut map = Vec::with_capacity(insns.len());
     let mut next = input.rip;
     let mut open = true;
@@ -319,6 +335,7 @@ pub fn translate(input: &Input<'_>, slot: &mut dyn FnMut() -> Option<u32>) -> Tr
     [t.entry, t.entry_poll, t.entry_parked] = entries;
     t.map = map;
     (t.guest_len, t.peeks) = (len as u32, peeks);
+    t.checked = checked.map(|(_, checked)| checked);
     t
 }
 
@@ -413,6 +430,19 @@ impl Builder<'_> {
         [entry, 0, parked]
     }
 
+    /// The same for a translation that compares the guest's code first. All ways in poll.
+    fn checked_entries(&mut self, live_in: bool, host: u64, checked: &Checked) -> [u32; 3] {
+        // Flags that this code does not need may be needed by what has taken its place.
+        self.hot.save_flags();
+        self.parked = true;
+        let parked = self.hot.here();
+        let stub = self.poll_stub(true);
+        self.poll(stub);
+        self.check_source(host, checked);
+        self.parked = live_in;
+        [0, 0, parked]
+    }
+
     /// Code that calls when the poll word is set.
     fn poll_stub(&mut self, parked: bool) -> u32 {
         let stub = self.cold.here();
@@ -457,7 +487,9 @@ impl Builder<'_> {
         let clustered = i.operand.cluster.is_some() || i.stack.cluster.is_some();
         if cluster::uses_t0(self.input, i, clustered) {
             self.t0 = None;
+            self.source_in_t0 &= i.soft.is_some();
         }
+        self.source_in_t0 &= !clustered;
         goes_on
     }
 
@@ -590,6 +622,10 @@ impl Builder<'_> {
 
     /// Joins the parts; the caller fills in what is known of the guest's side.
     fn finish(mut self, slot: &mut dyn FnMut() -> Option<u32>) -> Translation {
+        while self.input.source.is_some() && !self.hot.here().is_multiple_of(16) {
+            // Constants are aligned.
+            self.hot.put(&[0xcc]);
+        }
         let base = self.hot.here();
         for (index, wire) in &self.link_wires {
             let link = &mut self.links[*index];
@@ -638,6 +674,7 @@ impl Builder<'_> {
             marks: self.marks,
             guest_len: 0,
             peeks: Vec::new(),
+            checked: None,
         }
     }
 }

@@ -96,8 +96,11 @@ fn program(r: &mut Random) -> Vec<u8> {
 fn loops_match_the_host() {
     let count: u64 = std::env::var("OXBOX_NATIVE_COUNT").map_or(4000, |n| n.parse().unwrap());
     host::prepare();
-    let kinds = [rem::Windows::Never, rem::Windows::Always];
-    let mut engines = kinds.map(guest::Guest::new);
+    let kinds = [rem::Windows::Never, rem::Windows::Always]
+        .map(|windows| [rem::Checks::Never, rem::Checks::Auto].map(|checks| (windows, checks)))
+        .concat();
+    let new = |(windows, checks): &_| guest::Guest::new(*windows, *checks);
+    let mut engines: Vec<_> = kinds.iter().map(new).collect();
     for seed in 0..count {
         let mut r = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let code = program(&mut r);
@@ -113,11 +116,11 @@ fn loops_match_the_host() {
         let data: Vec<u8> = (0..DATA_SIZE).map(|_| r.below(256) as u8).collect();
         let (mut a, mut native) = (regs.clone(), data.clone());
         host::run(&code, &mut a, &mut native);
-        for (engine, kind) in engines.iter_mut().zip(kinds) {
+        for (engine, kind) in engines.iter_mut().zip(&kinds) {
             let (mut b, mut ours) = (regs.clone(), data.clone());
             let exit = engine.run(&code, &mut b, &mut ours);
             let flags = cpu::bits::rflags::ARITH;
-            let text = || format!("seed {seed}, windows {kind:?}, exit {exit:?}, code {code:02x?}");
+            let text = || format!("seed {seed}, {kind:?}, exit {exit:?}, code {code:02x?}");
             assert_eq!(a.gpr, b.gpr, "{}", text());
             assert_eq!(a.flags & flags, b.flags & flags, "{}", text());
             assert_eq!(a.ymm, b.ymm, "{}", text());

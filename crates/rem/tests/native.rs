@@ -319,7 +319,10 @@ fn random_sequences_match_the_host() {
     // Every second sequence through a window, or all of them, or none.
     let windows = env("OXBOX_NATIVE_WINDOWS", 2);
     let kinds = [rem::Windows::Never, rem::Windows::Always];
-    let mut guests = kinds.map(|kind| guest::Guest::new(host::limit15(), kind));
+    // Every fourth one in translations that compare the code themselves.
+    let checks = [rem::Checks::Never, rem::Checks::Always];
+    let mut guests =
+        [0, 1, 2, 3].map(|n| guest::Guest::new(host::limit15(), kinds[n & 1], checks[n >> 1]));
     for guest in &mut guests {
         // Once, so that the engine's signal handlers are there.
         guest.write_code(0, &[0xf4; layout::CODE_SIZE]);
@@ -338,7 +341,7 @@ fn random_sequences_match_the_host() {
         let guest = &mut guests[match windows {
             0 | 1 => windows as usize,
             _ => seed as usize & 1,
-        }];
+        } | usize::from(seed & 6 == 0) << 1];
         let mut rng = Rng(seed);
         let s = generator.sequence(&mut rng);
         generate::fill(&mut rng, &mut data);

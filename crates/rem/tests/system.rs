@@ -242,6 +242,7 @@ programs! {
     edges
     exact
     page_faults
+    restless
     self_modifying
     single_step
     strings

@@ -162,7 +162,7 @@ impl Engines {
     }
 }
 
-/// `REM/CodeCacheMiB`, and `REM/Windows`: 0 never, 1 where it pays, 2 always.
+/// `REM/CodeCacheMiB`, and `REM/Windows` and `REM/Checks`: 0 never, 1 where it pays, 2 always.
 fn options(config: &Node) -> Result<rem::Options, Error> {
     let mut options = rem::Options::default();
     let Some(rem) = config.child("REM") else {
@@ -176,6 +176,11 @@ fn options(config: &Node) -> Result<rem::Options, Error> {
         0 => rem::Windows::Never,
         1 => rem::Windows::Auto,
         _ => rem::Windows::Always,
+    };
+    options.checks = match rem.int_in("Checks", 1, 0..=2)? {
+        0 => rem::Checks::Never,
+        1 => rem::Checks::Auto,
+        _ => rem::Checks::Always,
     };
     Ok(options)
 }

@@ -103,7 +103,7 @@ pub struct Vm {
 impl Vm {
     /// Builds the machine of `config`:
     /// `RamSize` (bytes), `NumCPUs`, `EM/ForceEngine`, `HWACCM/Enabled`, `CPUM/...`,
-    /// `REM/CodeCacheMiB` (of each vCPU), `REM/Windows`, `PGM/LargePages`,
+    /// `REM/CodeCacheMiB` (of each vCPU), `REM/Windows`, `REM/Checks`, `PGM/LargePages`,
     /// `TM/UTCOffset` (nanoseconds, two's complement), `Devices/NAME/INSTANCE/Config/...`.
     /// It stands still until [`Vm::resume`].
     ///

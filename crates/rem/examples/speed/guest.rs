@@ -62,7 +62,7 @@ const PD: u64 = 0x3000;
 
 impl Guest {
     /// Builds it: page tables at 4 KiB, everything mapped with 2 MiB pages.
-    pub fn new(windows: rem::Windows) -> Self {
+    pub fn new(windows: rem::Windows, checks: rem::Checks) -> Self {
         let ram = Ram::new(1 << 30).unwrap();
         let block = ram.alloc(1 << 30).unwrap();
         let phys = PhysMap::new(ram);
@@ -79,6 +79,7 @@ impl Guest {
         let bus = Arc::new(NoBus(Arc::default()));
         let options = rem::Options {
             windows,
+            checks,
             ..Default::default()
         };
         let engine =

@@ -45,7 +45,7 @@ fn main() {
     start.fx[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
     let mut data = vec![0; host::DATA_SIZE];
     let kinds = [rem::Windows::Never, rem::Windows::Always];
-    let mut guests = kinds.map(guest::Guest::new);
+    let mut guests = kinds.map(|windows| guest::Guest::new(windows, rem::Checks::Auto));
     for _ in 0..rounds {
         let mut a = start.clone();
         let t = Instant::now();

@@ -4,8 +4,10 @@ use cpu::Exception;
 use cpu::bits::rflags;
 use iced_x86::{Decoder, Instruction, OpKind, RflagsBits};
 
+use super::checked::{self, Immediate};
 use super::{Input, Insn, PAGE, Use, Variant};
 use crate::classify::{self, Kind};
+use crate::restless::is_soft;
 
 /// Instructions in a block, at most.
 const MAX_INSTRUCTIONS: usize = 96;
@@ -62,6 +64,11 @@ pub(super) fn decode(input: &Input<'_>) -> Decoded {
             }
             kind = Kind::Raise(Exception::gp(0));
         }
+        if input.source.is_some() && !insns.is_empty() && decoder.position() > room {
+            // Of a checked translation all is in one page.
+            break;
+        }
+        let soft = soft(input, &decoder, &insn, kind);
         if start == input.at {
             len = len.max(decoder.position());
         } else if let Some(last) = peeks.last_mut() {
@@ -75,6 +82,7 @@ pub(super) fn decode(input: &Input<'_>) -> Decoded {
             follow: false,
             operand: Use::SINGLE,
             stack: Use::SINGLE,
+            soft,
         });
         if input.variant == Variant::Trace && matches!(kind, Kind::Jmp | Kind::Jcc) {
             let target = insn.near_branch_target() & mode.ip_mask();
@@ -103,7 +111,8 @@ pub(super) fn decode(input: &Input<'_>) -> Decoded {
             }
             continue;
         }
-        if ends_block(kind) {
+        let writes = |i: &Insn| input.source.is_some() && checked::may_write_code(i);
+        if ends_block(kind) || insns.last().is_some_and(writes) {
             break;
         }
     }
@@ -114,6 +123,22 @@ pub(super) fn decode(input: &Input<'_>) -> Decoded {
     }
     mark_live(input, &mut insns, &mut peeks);
     Decoded { insns, len, peeks }
+}
+
+/// The immediate operand of `insn`, just decoded, if it is soft.
+fn soft(
+    input: &Input<'_>,
+    decoder: &Decoder<'_>,
+    insn: &Instruction,
+    kind: Kind,
+) -> Option<Immediate> {
+    let source = input.source.filter(|_| matches!(kind, Kind::Copy))?;
+    let offsets = decoder.get_constant_offsets(insn);
+    let at = input.place(insn) + offsets.immediate_offset();
+    let size = offsets.immediate_size();
+    (at..at + size)
+        .any(|n| is_soft(source.soft, n))
+        .then(|| Immediate::of(insn, at, size))?
 }
 
 /// Place in the page of code at `target`, if it is in the same page.
@@ -183,6 +208,9 @@ fn has_access(i: &Insn) -> bool {
 /// page tells.
 fn dead_at(input: &Input<'_>, target: u64, peeks: &mut Vec<(u16, u16)>) -> bool {
     let mode = &input.mode;
+    if input.source.is_some() {
+        return false;
+    }
     let Some(at) = in_page(input, target) else {
         return false;
     };

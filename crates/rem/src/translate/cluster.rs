@@ -329,6 +329,9 @@ fn find_kept(input: &Input<'_>, insns: &[Insn], clusters: &mut [Cluster]) {
 
 /// Whether T0 no longer holds a cluster's address after the instruction is emitted.
 pub(super) fn uses_t0(input: &Input<'_>, i: &Insn, clustered: bool) -> bool {
+    if i.soft.is_some() {
+        return true;
+    }
     match i.kind {
         Kind::Nothing | Kind::Jcc | Kind::Jmp | Kind::Cli | Kind::Sti | Kind::SetDf(_) => false,
         Kind::ReadSeg | Kind::ReadCr => has_memory(&i.insn),

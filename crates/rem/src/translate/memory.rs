@@ -494,6 +494,9 @@ impl Builder<'_> {
     }
 
     fn copy_registers(&mut self, i: &Insn) {
+        if let Some(soft) = i.soft {
+            return self.copy_soft(i, soft);
+        }
         let insn = &i.insn;
         if !self.input.mode.code64()
             && matches!(insn.mnemonic(), Mnemonic::Vzeroupper | Mnemonic::Vzeroall)

@@ -105,7 +105,7 @@ impl Tables {
 
 impl Guest {
     /// Builds it. `limit15` is the limit of the host's global descriptor 15.
-    pub fn new(limit15: u32, windows: rem::Windows) -> Self {
+    pub fn new(limit15: u32, windows: rem::Windows, checks: rem::Checks) -> Self {
         let ram = Ram::new(1 << 30).unwrap();
         let block = ram.alloc(1 << 30).unwrap();
         let phys = PhysMap::new(ram);
@@ -161,6 +161,7 @@ impl Guest {
         let bus = Arc::new(NoBus(Arc::default()));
         let options = rem::Options {
             windows,
+            checks,
             ..Default::default()
         };
         let engine =
