@@ -1,6 +1,7 @@
 //! The store of translations: lookup, wiring of jumps, invalidation.
 
 mod spaces;
+mod template;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -12,7 +13,9 @@ use crate::ctx::{self, Ctx, JC_TABLES, JcTable, SLOTS};
 use crate::emit::Code;
 use crate::mode::Mode;
 use crate::site::{Exec, Link, Mark, Site, Wire};
-use crate::translate::{ArgKind, Checked, PARKED, Translation, Variant};
+use crate::translate::{Checked, PARKED, Translation, Variant};
+pub use template::relocate;
+use template::{INDEX_BITS, MAX_BLOCKS, Template, Templates};
 
 /// What names a translation: RAM offset of its first byte, offset in CS, mode number with
 /// [`variant`].
@@ -61,48 +64,40 @@ impl Hasher for Mix {
 
 type Map<K, V> = HashMap<K, V, BuildHasherDefault<Mix>>;
 
-/// One translation.
-pub struct Block {
+/// One translation, for one address.
+struct Block {
     key: Key,
-    /// RAM pages its guest bytes lie on.
-    pages: [u64; 2],
-    /// RAM offsets of its guest bytes, page by page: start, end.
-    spans: [(u64, u64); 2],
-    valid: bool,
-    /// Offset in CS.
-    pub rip: u64,
-    entry: u32,
-    entry_poll: u32,
-    entry_parked: u32,
-    /// RAM ranges beyond its own bytes that it depends on.
-    peeks: Vec<(u64, u64)>,
+    /// RAM offset of the second page that its guest bytes lie on, if they do.
+    second: u64,
+    /// What it has in common with others of the same code.
+    template: u32,
+    /// Where its code is.
     start: u32,
-    end: u32,
-    map: Vec<(u32, u16)>,
-    /// Cache offsets of instructions on the window whose faults mean something else.
-    marks: Vec<(u32, Mark)>,
+    /// Number of its first jump out.
+    first_link: u32,
+    valid: bool,
     incoming: Vec<u32>,
 }
+
+/// No second page.
+const NO_PAGE: u64 = u64::MAX;
 
 /// Bits of [`Blocks::entered`].
 const ENTERED: usize = 1 << 16;
 
-/// Bookkeeping of a link with a slot.
+/// A jump out of a block.
 #[derive(Clone, Copy)]
-struct Wired {
+struct Out {
+    /// With places in the cache, and a slot's number.
+    link: Link,
+    block: u32,
+    /// With a slot: the block whose incoming links have it.
+    target: u32,
     /// In which list of [`Blocks::live_slots`] it is: bits 0 and 1.
     listed: u8,
     /// The target it has now is on a global page.
     global: bool,
-    /// Block whose incoming links have it.
-    target: u32,
 }
-
-const NOT_WIRED: Wired = Wired {
-    listed: 0,
-    global: false,
-    target: u32::MAX,
-};
 
 /// All translations of one vCPU.
 pub struct Blocks {
@@ -110,6 +105,10 @@ pub struct Blocks {
     pub cache: Cache,
     blocks: Vec<Block>,
     by_key: Map<Key, u32>,
+    templates: Templates,
+    /// The latest template of code that could be used elsewhere, by RAM offset and mode: as long as
+    /// all its blocks are valid.
+    by_code: Map<(u64, u32), u32>,
     /// Some of `by_key`, of blocks on one page: one look at one cache line of the host.
     recent: Box<[(Key, u32)]>,
     by_page: Map<u64, Vec<u32>>,
@@ -117,11 +116,10 @@ pub struct Blocks {
     /// are of no interest to them.
     checked: Map<u32, Checked>,
     checked_by_page: Map<u64, Vec<u32>>,
-    /// Memory accesses.
-    pub sites: Vec<Site>,
-    /// Helper calls.
-    pub execs: Vec<Exec>,
-    links: Vec<Link>,
+    outs: Vec<Out>,
+    /// Copies of stores' code that end in a `Store` call: by argument, place in the cache and how
+    /// long the code before the call is.
+    bounces: Map<u32, (u32, u32)>,
     modes: Vec<Mode>,
     mode_ids: Map<u64, Vec<u32>>,
     /// Some of them, looked at first.
@@ -133,10 +131,8 @@ pub struct Blocks {
     /// Set entries of the tables for indirect jumps: table and index, for targets on local pages
     /// and on global ones.
     live_jc: [Vec<(u8, u16)>; 2],
-    /// What is known of each link.
-    wired: Vec<Wired>,
-    /// The same of each entry of the tables for indirect jumps: bits 0 and 1 say in which list of
-    /// [`Blocks::live_jc`] it is, bit 2 that its target is global.
+    /// What is known of each entry of the tables for indirect jumps: bits 0 and 1 say in which list
+    /// of [`Blocks::live_jc`] it is, bit 2 that its target is global.
     jc_state: Vec<u8>,
     /// Block of each.
     jc_block: Vec<u32>,
@@ -154,6 +150,8 @@ pub struct Blocks {
     pub invalidated: u64,
     /// Blocks translated.
     pub translated: u64,
+    /// Blocks copied from those of the same code at another address.
+    pub copied: u64,
     /// Guest bytes translated.
     pub guest_bytes: u64,
 }
@@ -176,13 +174,14 @@ impl Blocks {
             cache: Cache::new(size)?,
             blocks: Vec::new(),
             by_key: Map::default(),
+            templates: Templates::default(),
+            by_code: Map::default(),
             by_page: Map::default(),
             checked: Map::default(),
             checked_by_page: Map::default(),
             recent: vec![(NO_KEY, 0); RECENT].into(),
-            sites: Vec::new(),
-            execs: Vec::new(),
-            links: Vec::new(),
+            outs: Vec::new(),
+            bounces: Map::default(),
             modes: Vec::new(),
             mode_ids: Map::default(),
             recent_modes: Vec::with_capacity(RECENT_MODES),
@@ -190,7 +189,6 @@ impl Blocks {
             next_slot: 0,
             live_slots: [Vec::new(), Vec::new()],
             live_jc: [Vec::new(), Vec::new()],
-            wired: Vec::new(),
             jc_state: vec![0; JC_TABLES << 16],
             jc_block: vec![0; JC_TABLES << 16],
             spaces: Vec::new(),
@@ -200,6 +198,7 @@ impl Blocks {
             full_flushes: 0,
             invalidated: 0,
             translated: 0,
+            copied: 0,
             guest_bytes: 0,
         })
     }
@@ -282,27 +281,103 @@ impl Blocks {
         Some((id, second))
     }
 
-    /// The block numbered `id`.
-    pub fn block(&self, id: u32) -> &Block {
-        &self.blocks[id as usize]
-    }
-
     /// The RAM page of a block's tail when it reaches into a second page.
     pub fn second_page(&self, id: u32) -> Option<u64> {
-        let b = &self.blocks[id as usize];
-        (b.spans[1].0 != b.spans[1].1).then_some(b.pages[1])
+        let page = self.blocks[id as usize].second;
+        (page != NO_PAGE).then_some(page)
     }
 
-    /// The link numbered `id`.
-    pub fn link(&self, id: u32) -> Link {
-        self.links[id as usize]
+    /// Bytes of guest code of block `id`.
+    pub fn guest_len(&self, id: u32) -> u64 {
+        self.template_of(id).guest_len.into()
+    }
+
+    fn template_of(&self, id: u32) -> &Template {
+        self.templates.get(self.blocks[id as usize].template)
+    }
+
+    /// How far block `id` is from the place that its code was first translated for.
+    fn moved_by(&self, id: u32) -> u64 {
+        let b = &self.blocks[id as usize];
+        b.key.1.wrapping_sub(self.templates.get(b.template).rip)
+    }
+
+    fn mode_of(&self, b: &Block) -> &Mode {
+        &self.modes[(b.key.2 & MODE) as usize]
+    }
+
+    /// Offset in CS of the block that a call's argument names.
+    pub fn rip(&self, arg: u32) -> u64 {
+        self.blocks[template::split(arg).0 as usize].key.1
+    }
+
+    /// The memory access that a call's argument names.
+    pub fn site(&self, arg: u32) -> Site {
+        let (id, index) = template::split(arg);
+        let b = &self.blocks[id as usize];
+        let mut s = self.templates.site(b.template, index);
+        s.rip = s.rip.wrapping_add(self.moved_by(id)) & self.mode_of(b).ip_mask();
+        s.probe += b.start;
+        s.resume += b.start;
+        s.done += b.start;
+        if let Some(range) = &mut s.cluster {
+            range.link += b.first_link;
+        }
+        s
+    }
+
+    /// The helper call that a call's argument names.
+    pub fn exec(&self, arg: u32) -> Exec {
+        let (id, index) = template::split(arg);
+        let b = &self.blocks[id as usize];
+        let mut e = self.templates.exec(b.template, index);
+        let by = self.moved_by(id);
+        e.action = e.action.moved(by);
+        e.rip = e.rip.wrapping_add(by) & self.mode_of(b).ip_mask();
+        if e.resume != 0 {
+            e.resume += b.start;
+        }
+        e
+    }
+
+    /// Number of the jump out that a call's argument names.
+    pub fn link_number(&self, arg: u32) -> u32 {
+        let (id, index) = template::split(arg);
+        self.blocks[id as usize].first_link + index as u32
+    }
+
+    /// The jump out numbered `n`.
+    pub fn link(&self, n: u32) -> Link {
+        self.outs[n as usize].link
     }
 
     /// Host address of a block's entry.
     pub fn entry(&self, id: u32, poll: bool) -> u64 {
-        let b = &self.blocks[id as usize];
+        self.entry_at(id, usize::from(poll))
+    }
+
+    fn entry_at(&self, id: u32, which: usize) -> u64 {
+        let start = self.blocks[id as usize].start;
         self.cache
-            .address(if poll { b.entry_poll } else { b.entry })
+            .address(start + self.template_of(id).entries[which])
+    }
+
+    /// The place of the copy of a store's code that ends in a `Store` call, made if it is missing.
+    /// `None`: there is no room for it.
+    pub fn bounce(&mut self, arg: u32) -> Option<u64> {
+        let at = match self.bounces.get(&arg) {
+            Some((at, _)) => *at,
+            None => {
+                let site = self.site(arg);
+                let mut code = Code::default();
+                code.put(&self.cache.copy(site.resume, site.done));
+                code.call(ctx::Call::Store, arg);
+                let at = self.cache.push(&code.bytes)?;
+                self.bounces.insert(arg, (at, site.done - site.resume));
+                at
+            }
+        };
+        Some(self.cache.address(at))
     }
 
     /// A free slot.
@@ -313,16 +388,12 @@ impl Blocks {
         })
     }
 
-    /// The counter behind [`Blocks::take_slot`].
-    pub fn next_slot(&mut self) -> &mut u32 {
-        &mut self.next_slot
-    }
-
     /// Whether a translation of ordinary size still fits.
     pub fn has_room(&self) -> bool {
         self.cache.left() > 1 << 18
             && (self.next_slot as usize) < SLOTS - 512
             && self.modes.len() < 4096
+            && self.blocks.len() < MAX_BLOCKS
     }
 
     /// Throws everything away.
@@ -335,11 +406,11 @@ impl Blocks {
         self.by_page.clear();
         self.checked.clear();
         self.checked_by_page.clear();
+        self.templates.clear();
+        self.by_code.clear();
         self.recent.fill((NO_KEY, 0));
-        self.sites.clear();
-        self.execs.clear();
-        self.links.clear();
-        self.wired.clear();
+        self.outs.clear();
+        self.bounces.clear();
         self.modes.clear();
         self.mode_ids.clear();
         self.recent_modes.clear();
@@ -358,10 +429,10 @@ impl Blocks {
         self.by_page = Map::default();
         self.checked = Map::default();
         self.checked_by_page = Map::default();
-        self.sites = Vec::new();
-        self.execs = Vec::new();
-        self.links = Vec::new();
-        self.wired = Vec::new();
+        self.templates = Templates::default();
+        self.by_code = Map::default();
+        self.outs = Vec::new();
+        self.bounces = Map::default();
         allocator::trim();
     }
 
@@ -370,101 +441,121 @@ impl Blocks {
         self.by_page.keys().copied().collect()
     }
 
-    /// Adds a translation. `spans` are the RAM ranges of its guest bytes. Returns its number.
+    /// Adds a translation. `second` is the RAM offset of the second page that its guest bytes lie
+    /// on, if they do. Returns its number.
     pub fn add(
         &mut self,
         ctx: &mut Ctx,
         key: Key,
-        mut t: Translation,
-        spans: [(u64, u64); 2],
+        t: &Translation,
+        second: Option<u64>,
     ) -> Result<u32, Error> {
-        let id = self.blocks.len() as u32;
-        let bases = [
-            self.sites.len(),
-            self.execs.len(),
-            self.links.len(),
-            id as usize,
-        ];
-        for (at, kind) in &t.args {
-            let base = match kind {
-                ArgKind::Site => bases[0],
-                ArgKind::Exec => bases[1],
-                ArgKind::Link => bases[2],
-                ArgKind::Block => bases[3],
-            } as u32;
-            let at = *at as usize;
-            let old =
-                u32::from_le_bytes([t.code[at], t.code[at + 1], t.code[at + 2], t.code[at + 3]]);
-            t.code[at..at + 4].copy_from_slice(&(old + base).to_le_bytes());
-        }
         let start = self.cache.push(&t.code).ok_or(Error::CodeCacheFull)?;
-        for s in &mut t.sites {
-            s.block = id;
-            if let Some(c) = &mut s.cluster {
-                c.link += bases[2] as u32;
-            }
-            s.probe += start;
-            s.resume += start;
-            s.done += start;
-        }
-        for e in &mut t.execs {
-            if e.resume != 0 {
-                e.resume += start;
-            }
-        }
-        for l in &mut t.links {
-            l.block = id;
-            l.stub += start;
-            match &mut l.wire {
-                Wire::Patch(at) => *at += start,
-                Wire::Slot(n) => ctx.slots[*n as usize] = self.cache.address(l.stub),
-                Wire::None => {}
-            }
-        }
-        for m in &mut t.map {
-            m.0 += start;
-        }
-        self.sites.append(&mut t.sites);
-        self.execs.append(&mut t.execs);
-        self.links.append(&mut t.links);
-        self.wired.resize(self.links.len(), NOT_WIRED);
-        let pages = spans.map(|s| s.0 & !0xfff);
-        let by_page = match t.checked.take() {
-            Some(checked) => {
-                self.checked.insert(id, checked);
-                &mut self.checked_by_page
-            }
-            None => &mut self.by_page,
-        };
-        for (i, page) in pages.iter().enumerate() {
-            if spans[i].0 == spans[i].1 || (i == 1 && pages[0] == pages[1]) {
-                continue;
-            }
-            by_page.entry(*page).or_default().push(id);
-        }
-        let peeks = t
-            .peeks
-            .iter()
-            .map(|(from, to)| (pages[0] + u64::from(*from), pages[0] + u64::from(*to)))
-            .collect();
+        let template = self.templates.add(key.1, start, second, t);
         self.translated += 1;
         self.guest_bytes += u64::from(t.guest_len);
+        let in_page = 0x1000 - (key.0 & 0xfff);
+        if t.movable
+            && t.checked.is_none()
+            && (u64::from(t.guest_len) <= in_page || second.is_some())
+        {
+            self.by_code.insert((key.0, key.2), template);
+        }
+        if let Some(checked) = &t.checked {
+            self.checked
+                .insert(self.blocks.len() as u32, checked.clone());
+        }
+        self.place(ctx, key, template, start, second)
+    }
+
+    /// A template for `key`, and the RAM offset of its second page, if it reaches into one.
+    pub fn template(&self, key: Key) -> Option<(u32, Option<u64>)> {
+        let n = *self.by_code.get(&(key.0, key.2))?;
+        Some((n, self.templates.get(n).second))
+    }
+
+    /// Makes the translation for `key` from a template.
+    pub fn copy(&mut self, ctx: &mut Ctx, key: Key, template: u32) -> Result<u32, Error> {
+        let t = self.templates.get(template);
+        let start = (self.cache.push_copy(t.start, t.len)).ok_or(Error::CodeCacheFull)?;
+        let fixes = self.templates.fixes(template);
+        let code = self.cache.code(start, t.len);
+        let mode = &self.modes[(key.2 & MODE) as usize];
+        relocate(code, fixes.rips, mode, key.1.wrapping_sub(t.rip));
+        for l in fixes.links {
+            if let Wire::Patch(at) = l.wire {
+                template::put(code, at, l.stub.wrapping_sub(at + 4));
+            }
+        }
+        self.copied += 1;
+        let second = t.second;
+        self.place(ctx, key, template, start, second)
+    }
+
+    /// Makes a block of the code at `start`, which is that of a template but for numbers.
+    fn place(
+        &mut self,
+        ctx: &mut Ctx,
+        key: Key,
+        template: u32,
+        start: u32,
+        second: Option<u64>,
+    ) -> Result<u32, Error> {
+        let id = self.blocks.len() as u32;
+        let first_link = self.outs.len() as u32;
+        let fixes = self.templates.fixes(template);
+        let host = self.cache.address(start);
+        let t = self.templates.get(template);
+        let by = key.1.wrapping_sub(t.rip);
+        let mask = self.modes[(key.2 & MODE) as usize].ip_mask();
+        let code = self.cache.code(start, t.len);
+        for at in fixes.args {
+            let index = template::get(code, *at) & ((1 << INDEX_BITS) - 1);
+            template::put(code, *at, id << INDEX_BITS | index);
+        }
+        for l in fixes.links {
+            let wire = match l.wire {
+                Wire::Patch(at) => Wire::Patch(start + at),
+                Wire::Slot(at) => {
+                    let n = Self::take_slot(&mut self.next_slot).ok_or(Error::CodeCacheFull)?;
+                    template::put(code, at, ctx::slot(n as usize) as u32);
+                    ctx.slots[n as usize] = host + u64::from(l.stub);
+                    Wire::Slot(n)
+                }
+                Wire::None => Wire::None,
+            };
+            self.outs.push(Out {
+                link: Link {
+                    target: l.target.wrapping_add(by) & mask,
+                    wire,
+                    stub: start + l.stub,
+                    ..*l
+                },
+                block: id,
+                target: u32::MAX,
+                listed: 0,
+                global: false,
+            });
+        }
+        let pages = [key.0 & !0xfff, second.unwrap_or(NO_PAGE)];
+        for (i, page) in pages.iter().enumerate() {
+            if *page != NO_PAGE && (i == 0 || pages[0] != pages[1]) {
+                let by_page = match self.checked.contains_key(&id) {
+                    true => &mut self.checked_by_page,
+                    false => &mut self.by_page,
+                };
+                by_page.entry(*page).or_default().push(id);
+            }
+        }
         self.by_key.insert(key, id);
         self.recent[recent_index(key)].0 = NO_KEY;
         self.blocks.push(Block {
             key,
-            pages,
-            spans,
-            valid: true,
-            rip: key.1,
-            entry: start + t.entry,
-            entry_poll: start + t.entry_poll,
-            entry_parked: start + t.entry_parked,
-            peeks,
+            second: pages[1],
+            template,
             start,
-            end: start + t.code.len() as u32,
-            map: t.map,
-            marks: t.marks.iter().map(|(at, m)| (start + at, *m)).collect(),
+            first_link,
+            valid: true,
             incoming: Vec::new(),
         });
         Ok(id)
@@ -473,14 +564,14 @@ impl Blocks {
     /// Wires `link` to block `target`; returns the host address to go on at. `global`: the target's
     /// page stays mapped over CR3 loads.
     pub fn wire(&mut self, ctx: &mut Ctx, link: u32, target: u32, global: bool) -> u64 {
-        let l = self.links[link as usize];
+        let l = self.outs[link as usize].link;
         let host = if l.parked {
-            self.cache
-                .address(self.blocks[target as usize].entry_parked)
+            self.entry_at(target, 2)
         } else {
             self.entry(target, l.poll)
         };
-        if !self.blocks[l.block as usize].valid {
+        let from = self.outs[link as usize].block;
+        if !self.blocks[from as usize].valid {
             return host;
         }
         if l.crosses && !self.crossing.contains(&link) {
@@ -493,7 +584,7 @@ impl Blocks {
             // A patched jump stays when mappings change: one to code that reaches into a second
             // page goes through a slot.
             wire = self.through_slot(at);
-            self.links[link as usize].wire = wire;
+            self.outs[link as usize].link.wire = wire;
         }
         match wire {
             Wire::Patch(at) => {
@@ -504,7 +595,7 @@ impl Blocks {
             }
             Wire::Slot(n) => {
                 ctx.slots[n as usize] = host;
-                let w = &mut self.wired[link as usize];
+                let w = &mut self.outs[link as usize];
                 w.global = global;
                 if w.listed & 1 << u8::from(global) == 0 {
                     w.listed |= 1 << u8::from(global);
@@ -538,7 +629,7 @@ impl Blocks {
     }
 
     fn unwire(&mut self, ctx: &mut Ctx, link: u32) {
-        let l = self.links[link as usize];
+        let l = self.outs[link as usize].link;
         match l.wire {
             Wire::Patch(at) => self.cache.patch(at, l.stub),
             Wire::Slot(n) => ctx.slots[n as usize] = self.cache.address(l.stub),
@@ -558,7 +649,7 @@ impl Blocks {
         let index = target as u16;
         let jc = &mut ctx.jc[table];
         jc.tag[usize::from(index)] = target;
-        jc.host[usize::from(index)] = self.cache.address(self.blocks[id as usize].entry_parked);
+        jc.host[usize::from(index)] = self.entry_at(id, 2);
         self.jc_block[table << 16 | usize::from(index)] = id;
         let state = &mut self.jc_state[table << 16 | usize::from(index)];
         let bit = 1 << u8::from(global);
@@ -597,7 +688,7 @@ impl Blocks {
         for kind in kinds {
             let mut live = std::mem::take(&mut self.live_slots[*kind]);
             for link in live.drain(..) {
-                let w = &mut self.wired[link as usize];
+                let w = &mut self.outs[link as usize];
                 w.listed &= !(1 << *kind);
                 if usize::from(w.global) == *kind {
                     self.unwire(ctx, link);
@@ -614,9 +705,8 @@ impl Blocks {
     /// Block `id` is entered by its linear address from now on.
     fn note_entered(&mut self, id: u32) {
         let b = &self.blocks[id as usize];
-        let mode = &self.modes[(b.key.2 & MODE) as usize];
-        let page = (mode.linear(b.rip) >> 12) as usize;
-        let pages = 1 + usize::from(b.spans[1].0 != b.spans[1].1);
+        let page = (self.mode_of(b).linear(b.key.1) >> 12) as usize;
+        let pages = 1 + usize::from(b.second != NO_PAGE);
         for n in page..page + pages {
             let n = n % ENTERED;
             self.entered[n / 64] |= 1 << (n % 64);
@@ -638,8 +728,7 @@ impl Blocks {
         let Some(ids) = self.by_page.get(&(offset & !0xfff)) else {
             return false;
         };
-        ids.iter()
-            .any(|id| self.blocks[*id as usize].overlaps(offset, len))
+        ids.iter().any(|id| self.overlaps(*id, offset, len))
     }
 
     /// Whether there are translations of code on the page of RAM offset `offset`.
@@ -663,7 +752,7 @@ impl Blocks {
         let hit: Vec<u32> = ids
             .iter()
             .copied()
-            .filter(|id| self.blocks[*id as usize].overlaps(offset, len))
+            .filter(|id| self.overlaps(*id, offset, len))
             .collect();
         if hit.is_empty() {
             return Invalidated::Nothing;
@@ -684,15 +773,21 @@ impl Blocks {
         let b = &mut self.blocks[id as usize];
         b.valid = false;
         let incoming = std::mem::take(&mut b.incoming);
-        let (key, pages, rip, entry_parked) = (b.key, b.pages, b.rip, b.entry_parked);
+        let (key, template) = (b.key, b.template);
+        let pages = [key.0 & !0xfff, b.second];
         for link in incoming {
             self.unwire(ctx, link);
         }
-        let host = self.cache.address(entry_parked);
+        let (rip, host) = (key.1, self.entry_at(id, 2));
         for table in &mut ctx.jc {
             if table.host[usize::from(rip as u16)] == host {
                 clear_entry(table, rip as u16);
             }
+        }
+        // What was wrong with it would be wrong with further copies.
+        let code = (key.0, key.2);
+        if self.by_code.get(&code) == Some(&template) {
+            self.by_code.remove(&code);
         }
         if self.by_key.get(&key) == Some(&id) {
             self.by_key.remove(&key);
@@ -715,14 +810,17 @@ impl Blocks {
         }
     }
 
-    /// What block `id` was made from, if it is a checked translation, and its RAM offset.
-    pub fn checked(&self, id: u32) -> Option<(&Checked, u64)> {
+    /// What the block that a call's argument names was made from, if it is a checked translation,
+    /// and its RAM offset.
+    pub fn checked(&self, arg: u32) -> Option<(&Checked, u64)> {
+        let id = template::split(arg).0;
         let checked = self.checked.get(&id)?;
         Some((checked, self.blocks[id as usize].key.0))
     }
 
-    /// Drops block `id`, a checked translation.
-    pub fn drop_checked(&mut self, ctx: &mut Ctx, id: u32) {
+    /// Drops the block that a call's argument names, a checked translation.
+    pub fn drop_checked(&mut self, ctx: &mut Ctx, arg: u32) {
+        let id = template::split(arg).0;
         if self.checked.contains_key(&id) {
             self.drop_block(ctx, id);
         }
@@ -738,14 +836,16 @@ impl Blocks {
     /// The block whose code is at cache offset `at`.
     fn block_of(&self, at: u32) -> Option<u32> {
         let n = self.blocks.partition_point(|b| b.start <= at);
-        let id = n.checked_sub(1)?;
-        (at < self.blocks[id].end).then_some(id as u32)
+        let id = n.checked_sub(1)? as u32;
+        let end = self.blocks[id as usize].start + self.template_of(id).len;
+        (at < end).then_some(id)
     }
 
     /// What is special about the host's instruction at cache offset `at`.
     pub fn mark_at(&self, at: u32) -> Option<Mark> {
-        let marks = &self.blocks[self.block_of(at)? as usize].marks;
-        marks.iter().find(|m| m.0 == at).map(|m| m.1)
+        let b = &self.blocks[self.block_of(at)? as usize];
+        let marks = self.templates.marks(b.template);
+        marks.iter().find(|m| m.0 == at - b.start).map(|m| m.1)
     }
 
     /// RAM offset of the instruction at offset `rip` in CS, in the block whose code is at `at`.
@@ -753,8 +853,8 @@ impl Blocks {
         let b = &self.blocks[self.block_of(at)? as usize];
         // RAM and linear addresses agree in the place in a page, and instructions start on the
         // block's first page.
-        let start = b.rip.wrapping_sub(b.key.0 & 0xfff);
-        Some(b.pages[0] + (rip.wrapping_sub(start) & 0xfff))
+        let start = b.key.1.wrapping_sub(b.key.0 & 0xfff);
+        Some((b.key.0 & !0xfff) + (rip.wrapping_sub(start) & 0xfff))
     }
 
     /// Drops the block whose code is at cache offset `at`, which may be running. Returns the RAM
@@ -773,38 +873,38 @@ impl Blocks {
     /// True: the arithmetic flags are parked there.
     pub fn guest_rip(&self, at: u32) -> Option<(u64, bool)> {
         let b = &self.blocks[self.block_of(at)? as usize];
-        let m = b.map.partition_point(|(host, _)| *host <= at);
-        let (_, delta) = b.map[..m].last()?;
+        let map = self.templates.map(b.template);
+        let m = map.partition_point(|(host, _)| b.start + *host <= at);
+        let (_, delta) = map[..m].last()?;
         // RAM and linear addresses agree in the place in a page.
-        let page = b.rip.wrapping_sub(b.key.0 & 0xfff);
+        let page = b.key.1.wrapping_sub(b.key.0 & 0xfff);
         let rip = page.wrapping_add(u64::from(delta & !PARKED));
         Some((rip, delta & PARKED != 0))
     }
 
     /// The same for a place in a copy that works on the bounce buffer.
     pub fn bounced_rip(&self, at: u32) -> Option<(u64, bool)> {
-        let site = self.sites.iter().find(|s| {
-            s.bounce != 0 && at.wrapping_sub(s.bounce) < s.done.saturating_sub(s.resume)
-        })?;
+        let (arg, _) =
+            (self.bounces.iter()).find(|(_, (from, len))| at.wrapping_sub(*from) < *len)?;
+        let site = self.site(*arg);
         Some((site.rip, site.parked_after))
+    }
+
+    /// Whether block `id` depends on bytes of `offset .. offset + len` (RAM offsets, one page).
+    fn overlaps(&self, id: u32, offset: u64, len: u64) -> bool {
+        let b = &self.blocks[id as usize];
+        let t = self.templates.get(b.template);
+        let hit = |start: u64, end: u64| start < offset + len && offset < end;
+        let page = b.key.0 & !0xfff;
+        let end = b.key.0 + u64::from(t.guest_len);
+        hit(b.key.0, end.min(page + 0x1000))
+            || b.second != NO_PAGE && hit(b.second, b.second + (end - page - 0x1000))
+            || (self.templates.peeks(b.template).iter())
+                .any(|(from, to)| hit(page + u64::from(*from), page + u64::from(*to)))
     }
 }
 
 /// Makes an entry empty.
 fn clear_entry(table: &mut JcTable, index: u16) {
     table.tag[usize::from(index)] = u64::from(index ^ 1);
-}
-
-impl Block {
-    /// Bytes of guest code.
-    pub fn guest_len(&self) -> u64 {
-        self.spans.iter().map(|(start, end)| end - start).sum()
-    }
-
-    fn overlaps(&self, offset: u64, len: u64) -> bool {
-        self.spans
-            .iter()
-            .chain(&self.peeks)
-            .any(|(start, end)| *start < offset + len && offset < *end)
-    }
 }

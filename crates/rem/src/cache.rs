@@ -87,6 +87,28 @@ impl Cache {
         Some(at as u32)
     }
 
+    /// Appends a copy of the `len` bytes of code at `from`; see [`Cache::push`].
+    pub fn push_copy(&mut self, from: u32, len: u32) -> Option<u32> {
+        let at = self.used.next_multiple_of(16);
+        let (from, len) = (from as usize, len as usize);
+        if from + len > self.used || at.checked_add(len)? > self.size {
+            return None;
+        }
+        // SAFETY: both ranges lie inside the writable mapping, the second one behind the first.
+        unsafe { std::ptr::copy_nonoverlapping(self.write.add(from), self.write.add(at), len) };
+        self.used = at + len;
+        Some(at as u32)
+    }
+
+    /// The `len` bytes of code at `at`, to be changed before anything leads to them.
+    pub fn code(&mut self, at: u32, len: u32) -> &mut [u8] {
+        let (at, len) = (at as usize, len as usize);
+        assert!(at + len <= self.used, "code at {at:#x}");
+        // SAFETY: initialised bytes inside the writable mapping, which only `self` reaches; Rust
+        // code has no references into the executable one.
+        unsafe { std::slice::from_raw_parts_mut(self.write.add(at), len) }
+    }
+
     /// A copy of code already there.
     pub fn copy(&self, from: u32, to: u32) -> Vec<u8> {
         assert!(

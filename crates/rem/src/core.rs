@@ -338,9 +338,10 @@ impl Core {
         done != Invalidated::Nothing
     }
 
-    /// Drops block `id` if it is a checked translation of code that is different now.
-    pub fn recheck(&mut self, ctx: &mut Ctx, id: u32) {
-        let Some((checked, offset)) = self.blocks.checked(id) else {
+    /// Drops the block that a call's argument names if it is a checked translation of code that is
+    /// different now.
+    pub fn recheck(&mut self, ctx: &mut Ctx, arg: u32) {
+        let Some((checked, offset)) = self.blocks.checked(arg) else {
             return;
         };
         let mut now = vec![0; checked.bytes.len()];
@@ -351,7 +352,7 @@ impl Core {
         let (page, at) = (offset & !0xfff, (offset & 0xfff) as usize);
         self.restless
             .changed(page, at, &checked.bytes, &now, &self.mode);
-        self.blocks.drop_checked(ctx, id);
+        self.blocks.drop_checked(ctx, arg);
     }
 
     /// Raises `e` for the instruction at `rip`.
@@ -527,7 +528,7 @@ impl Core {
                     self.step = ctx.state.rflags & rflags::TF != 0;
                     if self.step {
                         let rip = ctx.state.rip;
-                        let len = self.blocks.block(block).guest_len();
+                        let len = self.blocks.guest_len(block);
                         self.stepped = (rip, rip.wrapping_add(len) & self.mode.ip_mask());
                     }
                     break self.blocks.entry(block, false);
@@ -738,16 +739,45 @@ impl Core {
             match second {
                 None => return Ok(Some(id)),
                 Some(page) => {
-                    let next = (linear & !0xfff).wrapping_add(0x1000);
-                    let (place, global) = self.mmu.fetch(next)?;
-                    self.global &= global;
-                    if matches!(place, Place::Ram(o) if o & !0xfff == page) {
+                    if self.tail_is(linear, page)? {
                         return Ok(Some(id));
                     }
                 }
             }
         }
+        if translate::movable(&self.mode, rip)
+            && let Some((template, second)) = self.blocks.template(key)
+            && self.blocks.has_room()
+            && match second {
+                None => true,
+                Some(page) => self.tail_is(linear, page)?,
+            }
+        {
+            return Ok(self.added(|core| core.blocks.copy(ctx, key, template)));
+        }
         self.translate(ctx, rip, linear, offset, variant)
+    }
+
+    /// Whether the page after the one of `linear` is at RAM offset `page`.
+    ///
+    /// # Errors
+    /// What the instruction fetch raises.
+    fn tail_is(&mut self, linear: u64, page: u64) -> Fault<bool> {
+        let next = (linear & !0xfff).wrapping_add(0x1000);
+        let (place, global) = self.mmu.fetch(next)?;
+        self.global &= global;
+        Ok(matches!(place, Place::Ram(o) if o & !0xfff == page))
+    }
+
+    /// The block that was made.
+    fn added(&mut self, make: impl FnOnce(&mut Self) -> Result<u32, Error>) -> Option<u32> {
+        match make(self) {
+            Ok(id) => Some(id),
+            Err(e) => {
+                self.exit = Some(Exit::Fatal(e.to_string()));
+                None
+            }
+        }
     }
 
     fn key(&self, offset: u64, rip: u64, variant: Variant) -> Key {
@@ -831,15 +861,10 @@ impl Core {
             variant,
             features: &self.features,
         };
-        let next_slot = self.blocks.next_slot();
-        let t = translate::translate(&input, &mut || Blocks::take_slot(next_slot));
-        let len = t.guest_len as u64;
-        let first = len.min(in_page as u64);
-        let mut spans = [(offset, offset + first), (0, 0)];
-        if len > first
-            && let Some(o) = second
-        {
-            spans[1] = (o, o + (len - first));
+        let t = translate::translate(&input);
+        let in_page = in_page as u64;
+        let tail = second.filter(|_| u64::from(t.guest_len) > in_page);
+        if let Some(o) = tail {
             self.mark_code(ctx, o & !0xfff);
             let mut now = [0; MAX_INSN];
             self.mmu.ram().read(o, &mut now);
@@ -850,13 +875,7 @@ impl Core {
         }
         self.code = code;
         let key = self.key(offset, rip, variant);
-        match self.blocks.add(ctx, key, t, spans) {
-            Ok(id) => Ok(Some(id)),
-            Err(e) => {
-                self.exit = Some(Exit::Fatal(e.to_string()));
-                Ok(None)
-            }
-        }
+        Ok(self.added(|core| core.blocks.add(ctx, key, &t, tail)))
     }
 
     /// Whether the translation for RAM offset `offset` is a checked one. Those lie in one page.

@@ -297,9 +297,14 @@ impl Code {
             self.put(&[Self::rex(true, 0, 0, reg), 0xc7, 0xc0 | reg & 7]);
             self.put(&(value as u32).to_le_bytes());
         } else {
-            self.put(&[Self::rex(true, 0, 0, reg), 0xb8 | reg & 7]);
-            self.put(&value.to_le_bytes());
+            self.imm64(reg, value);
         }
+    }
+
+    /// `mov reg, imm64`.
+    pub fn imm64(&mut self, reg: u8, value: u64) {
+        self.put(&[Self::rex(true, 0, 0, reg), 0xb8 | reg & 7]);
+        self.put(&value.to_le_bytes());
     }
 
     /// `lea to, [base + index * scale + disp]`, 64-bit or 32-bit result.

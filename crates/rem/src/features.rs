@@ -180,11 +180,12 @@ impl Words {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use iced_x86::Decoder;
 
-    struct Cpuid([u32; 4], [u32; 4]);
+    /// Leaves 0 and 1.
+    pub struct Cpuid(pub [u32; 4], pub [u32; 4]);
 
     impl Bus for Cpuid {
         fn port_read(&self, _: usize, _: u16, _: u8) -> u32 {

@@ -318,6 +318,7 @@ impl Engine for Rem {
             ("/REM/Pauses", c.stats.pauses),
             ("/REM/Peers/Alone", c.stats.alone),
             ("/REM/Blocks/Translated", b.translated),
+            ("/REM/Blocks/Copied", b.copied),
             ("/REM/Blocks/Invalidated", b.invalidated),
             ("/REM/Blocks/GuestBytes", b.guest_bytes),
             ("/REM/Blocks/Restless", c.restless.times),

@@ -5,7 +5,6 @@ use iced_x86::Mnemonic;
 
 use crate::core::Core;
 use crate::ctx::{Call, Class, Ctx, WINDOW_TABLE};
-use crate::emit::Code;
 use crate::site::{Action, Mark, Mask, Range, Site, Wire};
 use crate::sys::{self, Flow};
 use crate::tlb::Place;
@@ -30,7 +29,7 @@ pub extern "C" fn helper(ctx: *mut Ctx, kind: u32) -> u64 {
         k if k == Call::Link as u32 => link(ctx, core),
         k if k == Call::Jump as u32 => jump(ctx, core),
         k if k == Call::Poll as u32 => {
-            ctx.state.rip = core.blocks.block(ctx.arg).rip;
+            ctx.state.rip = core.blocks.rip(ctx.arg);
             core.recheck(ctx, ctx.arg);
             core.dispatch(ctx)
         }
@@ -59,7 +58,7 @@ fn fault(ctx: &mut Ctx, core: &mut Core, site: &Site, e: Exception) -> u64 {
 }
 
 fn memory(ctx: &mut Ctx, core: &mut Core) -> u64 {
-    let site = core.blocks.sites[ctx.arg as usize];
+    let site = core.blocks.site(ctx.arg);
     if let Some(range) = site.cluster {
         return match cluster(ctx, core, &site, range) {
             Ok(Some(host)) => host,
@@ -303,26 +302,14 @@ fn resolve(ctx: &mut Ctx, core: &mut Core, linear: u64, class: Class, write: boo
 
 /// The copy of a store's code that reports back when the store is done.
 fn bounce_code(ctx: &Ctx, core: &mut Core) -> u64 {
-    let site = core.blocks.sites[ctx.arg as usize];
-    if site.bounce == 0 {
-        let mut code = Code::default();
-        code.put(&core.blocks.cache.copy(site.resume, site.done));
-        code.call(Call::Store, ctx.arg);
-        match core.blocks.cache.push(&code.bytes) {
-            Some(at) => core.blocks.sites[ctx.arg as usize].bounce = at,
-            None => {
-                core.exit = Some(cpu::Exit::Fatal("code cache is full".into()));
-                return thunks::exit_address();
-            }
-        }
-    }
-    core.blocks
-        .cache
-        .address(core.blocks.sites[ctx.arg as usize].bounce)
+    core.blocks.bounce(ctx.arg).unwrap_or_else(|| {
+        core.exit = Some(cpu::Exit::Fatal("code cache is full".into()));
+        thunks::exit_address()
+    })
 }
 
 fn stored(ctx: &mut Ctx, core: &mut Core) -> u64 {
-    let site = core.blocks.sites[ctx.arg as usize];
+    let site = core.blocks.site(ctx.arg);
     let mut at = ctx.tmp[3] as usize & 63;
     for (place, len) in std::mem::take(&mut core.bounce) {
         match place {
@@ -345,7 +332,7 @@ fn stored(ctx: &mut Ctx, core: &mut Core) -> u64 {
 }
 
 fn segment(ctx: &mut Ctx, core: &mut Core) -> u64 {
-    let site = core.blocks.sites[ctx.arg as usize];
+    let site = core.blocks.site(ctx.arg);
     let offset = ctx.t0;
     let seg = cpu::Seg::ALL[usize::from(site.seg) % 6];
     let size = usize::from(site.size);
@@ -393,7 +380,7 @@ fn inside(ctx: &mut Ctx, core: &mut Core, site: &Site, mask: Mask, offset: u64) 
 }
 
 fn exec(ctx: &mut Ctx, core: &mut Core) -> u64 {
-    let e = core.blocks.execs[ctx.arg as usize];
+    let e = core.blocks.exec(ctx.arg);
     ctx.state.rip = e.rip;
     take_parked_flags(ctx, e.parked);
     if let Action::Execute(insn) = &e.action {
@@ -486,7 +473,7 @@ fn software_interrupt(action: &Action) -> bool {
 }
 
 fn link(ctx: &mut Ctx, core: &mut Core) -> u64 {
-    let id = ctx.arg;
+    let id = core.blocks.link_number(ctx.arg);
     let link = core.blocks.link(id);
     let target = link.target;
     take_parked_flags(ctx, link.parked);
@@ -519,7 +506,7 @@ fn jump(ctx: &mut Ctx, core: &mut Core) -> u64 {
     take_parked_flags(ctx, true);
     if !core.mode.can_reach(target) {
         // The jump itself faults: as if it had touched neither stack nor stack pointer.
-        let from = core.blocks.execs[ctx.arg as usize];
+        let from = core.blocks.exec(ctx.arg);
         let sp = ctx.state.gpr[4].wrapping_add(from.undo as u64);
         let mask = u64::MAX >> (64 - 8 * core.mode.stack_bytes());
         if let Ok(size @ 1..=8) = usize::try_from(from.undo) {

@@ -1,13 +1,15 @@
 //! Places in translated code that call Rust, and what Rust needs to know about them.
+//!
+//! Kept as the translator found them, they have code offsets from their block's start, and guest
+//! addresses for the place that the code was translated at; [`crate::blocks`] gives them out with
+//! places in the cache and with the addresses of the block that asks.
 
 use cpu::Exception;
-use iced_x86::Instruction;
+use iced_x86::{Instruction, OpKind};
 
-/// A memory access. Code offsets are in the cache.
+/// A memory access.
 #[derive(Debug, Clone, Copy)]
 pub struct Site {
-    /// Block it belongs to.
-    pub block: u32,
     /// Offset of the instruction in CS.
     pub rip: u64,
     /// Bytes of the instruction.
@@ -43,8 +45,6 @@ pub struct Site {
     pub resume: u32,
     /// Where the instruction is complete.
     pub done: u32,
-    /// Copy of `resume..done` that ends in a `Store` call; 0: not made yet.
-    pub bounce: u32,
 }
 
 /// How a mask register selects elements of an access.
@@ -90,6 +90,37 @@ pub enum Action {
     Raise(Exception),
 }
 
+impl Action {
+    /// The same for the same instruction `by` bytes further on.
+    pub fn moved(self, by: u64) -> Self {
+        match self {
+            Self::Execute(insn) => Self::Execute(moved(insn, by)),
+            Self::ExecuteFpu(insn) => Self::ExecuteFpu(moved(insn, by)),
+            Self::ExecuteVector(insn) => Self::ExecuteVector(moved(insn, by)),
+            Self::TakeUpper | Self::Pause(_) | Self::Raise(_) => self,
+        }
+    }
+}
+
+/// `insn` as it reads `by` bytes further on.
+fn moved(mut insn: Instruction, by: u64) -> Instruction {
+    if by == 0 {
+        return insn;
+    }
+    insn.set_ip(insn.ip().wrapping_add(by));
+    if insn.is_ip_rel_memory_operand() {
+        insn.set_memory_displacement64(insn.memory_displacement64().wrapping_add(by));
+    }
+    match insn.op0_kind() {
+        OpKind::NearBranch32 => {
+            insn.set_near_branch32(insn.near_branch32().wrapping_add(by as u32));
+        }
+        OpKind::NearBranch64 => insn.set_near_branch64(insn.near_branch64().wrapping_add(by)),
+        _ => {}
+    }
+    insn
+}
+
 /// One instruction done by a helper.
 #[derive(Debug, Clone, Copy)]
 pub struct Exec {
@@ -123,7 +154,8 @@ pub enum Mark {
 pub enum Wire {
     /// The 32-bit displacement at this place is patched.
     Patch(u32),
-    /// This slot of the context is set.
+    /// A slot of the context is set: this one or, as the translator found it, the one that the
+    /// displacement at this place is to name.
     Slot(u32),
     /// Never: the target is looked up each time.
     None,
@@ -132,8 +164,6 @@ pub enum Wire {
 /// A direct jump out of a block.
 #[derive(Debug, Clone, Copy)]
 pub struct Link {
-    /// Block it leaves.
-    pub block: u32,
     /// Offset of the target in CS.
     pub target: u64,
     /// Enter through the target's poll (backward and cross-page jumps).

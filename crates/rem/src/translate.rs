@@ -15,6 +15,8 @@ mod memory;
 mod stack;
 mod strings;
 mod system;
+#[cfg(test)]
+mod tests;
 
 use cpu::Exception;
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
@@ -25,7 +27,7 @@ use crate::emit::{Code, T0, T1};
 use crate::features::Features;
 use crate::mode::Mode;
 use crate::site::{Action, Exec, Link, Mark, Site, Wire};
-use crate::window::Reaches;
+use crate::window::{self, Reaches};
 use cluster::Cluster;
 
 pub use checked::{Checked, Source};
@@ -36,20 +38,22 @@ const PAGE: u64 = pgm::PAGE_SIZE;
 pub struct Translation {
     /// The code.
     pub code: Vec<u8>,
-    /// Entry without a poll.
-    pub entry: u32,
-    /// Entry that polls first.
-    pub entry_poll: u32,
-    /// Entry with flags parked; polls.
-    pub entry_parked: u32,
-    /// Memory accesses; `block` still to be set.
+    /// Entries: without a poll, polling first, and with flags parked, polling too.
+    pub entries: [u32; 3],
+    /// Memory accesses.
     pub sites: Vec<Site>,
     /// Helper calls.
     pub execs: Vec<Exec>,
     /// Jumps out.
     pub links: Vec<Link>,
-    /// Places of the `arg` immediates to raise by the number the entry gets: position and kind.
-    pub args: Vec<(u32, ArgKind)>,
+    /// Places of the `arg` immediates, which number sites, execs or links and are to name the block
+    /// too.
+    pub args: Vec<u32>,
+    /// Places of immediates that are where the code is plus a constant: 64-bit ones in 64-bit code,
+    /// else 32-bit ones.
+    pub rips: Vec<u32>,
+    /// With these changed, the translation does for the same code elsewhere, where [`movable`].
+    pub movable: bool,
     /// For each instruction in order: code offset, and its place in the page with [`PARKED`] when
     /// flags are parked while it executes.
     pub map: Vec<(u32, u16)>,
@@ -66,17 +70,29 @@ pub struct Translation {
 /// Mark in [`Translation::map`].
 pub const PARKED: u16 = 1 << 15;
 
-/// What an `arg` immediate counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ArgKind {
-    /// A [`Site`].
-    Site,
-    /// An [`Exec`].
-    Exec,
-    /// A [`Link`].
-    Link,
-    /// The block itself.
-    Block,
+/// Farther than any direct jump or operand relative to RIP reaches.
+const REACH: u64 = 1 << 32;
+
+/// Whether translations of code at offset `rip` may be used for the same code elsewhere, if that is
+/// movable too. Then what depends on the address in more than a sum is alike in both places:
+/// offsets in CS are linear addresses, none of those near wraps, is not canonical or can be written
+/// in 32 bits, and on the window all are in the same part.
+pub fn movable(mode: &Mode, rip: u64) -> bool {
+    if mode.one() || mode.debug() {
+        return false;
+    }
+    match mode.bitness() {
+        64 => {
+            let distance = (rip as i64).unsigned_abs();
+            (1 << 40..(1 << 47) - REACH).contains(&distance)
+                && (!mode.window() || window::is_high(rip - REACH) && window::is_high(rip + REACH))
+        }
+        32 => {
+            let flat = mode.cs_base == 0 && mode.cs_limit == u32::MAX.into();
+            flat && (0x1000..0xffff_e000).contains(&rip)
+        }
+        _ => false,
+    }
 }
 
 /// What is translated.
@@ -252,8 +268,13 @@ struct Builder<'a> {
     sites: Vec<Site>,
     execs: Vec<Exec>,
     links: Vec<Link>,
-    args_hot: Vec<(u32, ArgKind)>,
-    args_cold: Vec<(u32, ArgKind)>,
+    /// Places of calls.
+    args_hot: Vec<u32>,
+    args_cold: Vec<u32>,
+    /// See [`Translation::rips`]; all are in `hot`.
+    rips: Vec<u32>,
+    /// Something depends on the address that is not in `rips`.
+    bound: bool,
     link_wires: Vec<(usize, LinkWire)>,
     encoder: Encoder,
     info: InstructionInfoFactory,
@@ -277,13 +298,13 @@ enum LinkWire {
     SlotCold(u32),
 }
 
-/// Translates the block that starts at `input.rip`. `slot` gives a free slot for each cross-page
-/// jump (`None`: out of slots, the jump is never wired).
-pub fn translate(input: &Input<'_>, slot: &mut dyn FnMut() -> Option<u32>) -> Translation {
+/// Translates the block that starts at `input.rip`.
+pub fn translate(input: &Input<'_>) -> Translation {
     let analyze::Decoded {
         mut insns,
         len,
         peeks,
+        bound,
     } = analyze::decode(input);
     let mut info = InstructionInfoFactory::new();
     let clusters = cluster::plan(input, &mut insns, &mut info);
@@ -298,6 +319,8 @@ pub fn translate(input: &Input<'_>, slot: &mut dyn FnMut() -> Option<u32>) -> Tr
         links: Vec::new(),
         args_hot: Vec::new(),
         args_cold: Vec::new(),
+        rips: Vec::new(),
+        bound,
         link_wires: Vec::new(),
         encoder: Encoder::new(64),
         info,
@@ -331,9 +354,8 @@ pub fn translate(input: &Input<'_>, slot: &mut dyn FnMut() -> Option<u32>) -> Tr
     if open {
         b.exit(next, None);
     }
-    let mut t = b.finish(slot);
-    [t.entry, t.entry_poll, t.entry_parked] = entries;
-    t.map = map;
+    let mut t = b.finish();
+    (t.entries, t.map) = (entries, map);
     (t.guest_len, t.peeks) = (len as u32, peeks);
     t.checked = checked.map(|(_, checked)| checked);
     t
@@ -449,7 +471,7 @@ impl Builder<'_> {
         if parked {
             self.cold.restore_flags();
         }
-        self.args_cold.push((self.cold.here(), ArgKind::Block));
+        self.args_cold.push(self.cold.here());
         self.cold.call(Call::Poll, 0);
         stub
     }
@@ -552,7 +574,7 @@ impl Builder<'_> {
             Kind::Call => {
                 let size = -insn.stack_pointer_increment() as u32;
                 let at = self.push_access(i, size, true);
-                self.store_constant(insn.next_ip() & mode.ip_mask(), size, at);
+                self.store_return(size, at);
                 self.move_stack(-(size as i32));
                 self.done();
                 self.exit(insn.near_branch_target() & mode.ip_mask(), None);
@@ -568,7 +590,7 @@ impl Builder<'_> {
                 self.marks.push((self.hot.here(), Mark::Write));
                 self.load_zx(T1, size, at);
                 self.hot.store(ctx::tmp(4), T1);
-                self.store_constant(insn.next_ip() & mode.ip_mask(), size, at);
+                self.store_return(size, at);
                 self.move_stack(-(size as i32));
                 self.done();
                 self.hot.load(T0, ctx::tmp(1));
@@ -621,32 +643,17 @@ impl Builder<'_> {
     // ---- putting it together ----
 
     /// Joins the parts; the caller fills in what is known of the guest's side.
-    fn finish(mut self, slot: &mut dyn FnMut() -> Option<u32>) -> Translation {
+    fn finish(mut self) -> Translation {
         while self.input.source.is_some() && !self.hot.here().is_multiple_of(16) {
             // Constants are aligned.
             self.hot.put(&[0xcc]);
         }
         let base = self.hot.here();
         for (index, wire) in &self.link_wires {
-            let link = &mut self.links[*index];
-            link.wire = match *wire {
+            self.links[*index].wire = match *wire {
                 LinkWire::Hot(at) => Wire::Patch(at),
-                LinkWire::SlotHot(at) | LinkWire::SlotCold(at) => {
-                    let code = if matches!(wire, LinkWire::SlotHot(_)) {
-                        &mut self.hot
-                    } else {
-                        &mut self.cold
-                    };
-                    match slot() {
-                        Some(n) => {
-                            let at = at as usize;
-                            code.bytes[at..at + 4]
-                                .copy_from_slice(&ctx::slot(n as usize).to_le_bytes());
-                            Wire::Slot(n)
-                        }
-                        None => Wire::None,
-                    }
-                }
+                LinkWire::SlotHot(at) => Wire::Slot(at),
+                LinkWire::SlotCold(at) => Wire::Slot(base + at),
             };
         }
         for link in &mut self.links {
@@ -658,18 +665,18 @@ impl Builder<'_> {
             code.fix(at, base + target);
         }
         // `mov dword gs:[arg], imm`: the immediate is the last four of twelve bytes.
-        let args = (self.args_hot.iter().map(|(at, k)| (at + 8, *k)))
-            .chain(self.args_cold.iter().map(|(at, k)| (base + at + 8, *k)))
+        let args = (self.args_hot.iter().map(|at| at + 8))
+            .chain(self.args_cold.iter().map(|at| base + at + 8))
             .collect();
         Translation {
             code: code.bytes,
-            entry: 0,
-            entry_poll: 0,
-            entry_parked: 0,
+            entries: [0; 3],
             sites: self.sites,
             execs: self.execs,
             links: self.links,
             args,
+            rips: self.rips,
+            movable: !self.bound && movable(&self.input.mode, self.input.rip),
             map: Vec::new(),
             marks: self.marks,
             guest_len: 0,

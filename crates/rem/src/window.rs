@@ -140,6 +140,11 @@ pub fn part_of(linear: u64) -> Option<Part> {
     part(linear / SLOT)
 }
 
+/// Whether an address is in the high part of a window.
+pub fn is_high(linear: u64) -> bool {
+    part_of(linear) == Some(Part::High)
+}
+
 /// How an instruction reaches memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {

@@ -46,13 +46,13 @@ impl Blocks {
         let mut live = std::mem::take(&mut self.live_slots[0]);
         let old = live.len().saturating_sub(ENTRIES);
         for (k, link) in live.drain(..).enumerate() {
-            let w = &mut self.wired[link as usize];
+            let w = &mut self.outs[link as usize];
             w.listed &= !1;
             if w.global {
                 continue;
             }
             let target = w.target;
-            if k >= old && !self.links[link as usize].crosses {
+            if k >= old && !self.outs[link as usize].link.crosses {
                 space.links.push((link, target));
             }
             self.unwire(ctx, link);
@@ -93,10 +93,10 @@ impl Blocks {
             return;
         }
         for (link, target) in space.links {
-            let l = &self.links[link as usize];
-            let both = [l.block, target];
+            let out = self.outs[link as usize];
+            let both = [out.block, target];
             let valid = both.iter().all(|b| self.blocks[*b as usize].valid);
-            if valid && matches!(l.wire, Wire::Slot(_)) {
+            if valid && matches!(out.link.wire, Wire::Slot(_)) {
                 self.wire(ctx, link, target, false);
             }
         }

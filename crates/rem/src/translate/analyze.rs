@@ -2,7 +2,7 @@
 
 use cpu::Exception;
 use cpu::bits::rflags;
-use iced_x86::{Decoder, Instruction, OpKind, RflagsBits};
+use iced_x86::{Decoder, Instruction, OpKind, Register, RflagsBits};
 
 use super::checked::{self, Immediate};
 use super::{Input, Insn, PAGE, Use, Variant};
@@ -28,6 +28,8 @@ pub(super) struct Decoded {
     pub len: usize,
     /// Ranges of the page (offsets) beyond those bytes that the translation depends on.
     pub peeks: Vec<(u16, u16)>,
+    /// Some target is not relative to where the code is.
+    pub bound: bool,
 }
 
 /// Decodes up to the end of the block and marks where flags are live. A trace goes on beyond jumps
@@ -43,6 +45,7 @@ pub(super) fn decode(input: &Input<'_>) -> Decoded {
     let (mut start, mut room) = (input.at, input.in_page());
     let (mut len, mut around, mut jumps) = (0, 0, 0);
     let mut peeks = Vec::new();
+    let mut bound = false;
     while insns.len() < max && decoder.position() < room {
         let mut insn = decoder.decode();
         input.features.adjust(&mut insn);
@@ -74,6 +77,7 @@ pub(super) fn decode(input: &Input<'_>) -> Decoded {
         } else if let Some(last) = peeks.last_mut() {
             *last = (start as u16, (start + decoder.position()) as u16);
         }
+        bound |= insn.op0_kind() == OpKind::NearBranch16 || insn.memory_base() == Register::EIP;
         insns.push(Insn {
             insn,
             kind,
@@ -122,7 +126,12 @@ pub(super) fn decode(input: &Input<'_>) -> Decoded {
         i.kind = Kind::ExecEnd;
     }
     mark_live(input, &mut insns, &mut peeks);
-    Decoded { insns, len, peeks }
+    Decoded {
+        insns,
+        len,
+        peeks,
+        bound,
+    }
 }
 
 /// The immediate operand of `insn`, just decoded, if it is soft.

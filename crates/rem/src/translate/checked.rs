@@ -3,7 +3,7 @@
 
 use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, OpKind, Register};
 
-use super::{ArgKind, Builder, Insn, PAGE, is_scratch};
+use super::{Builder, Insn, PAGE, is_scratch};
 use crate::ctx::{self, Call};
 use crate::emit::{T0, T1};
 use crate::restless::Soft;
@@ -125,7 +125,7 @@ impl Builder<'_> {
         let stub = self.cold.here();
         self.cold.xmm0(false, ctx::VECTOR);
         self.cold.restore_flags();
-        self.args_cold.push((self.cold.here(), ArgKind::Block));
+        self.args_cold.push(self.cold.here());
         self.cold.call(Call::Poll, 0);
 
         self.hot.imm(T0, host.wrapping_add(at as u64));

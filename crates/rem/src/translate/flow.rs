@@ -3,7 +3,7 @@
 use cpu::Exception;
 use iced_x86::{Instruction, OpAccess, OpKind};
 
-use super::{ArgKind, Builder, Insn, LinkWire, count_bytes, is_scratch, number};
+use super::{Builder, Insn, LinkWire, count_bytes, is_scratch, number};
 use crate::ctx::{self, Call};
 use crate::emit::{T0, T1};
 use crate::site::{Action, Exec, Link, Wire};
@@ -39,7 +39,7 @@ impl Builder<'_> {
     pub(super) fn jump_indirect(&mut self, undo: i32) {
         let index = self.refusal(undo);
         if self.input.mode.one() {
-            self.args_hot.push((self.hot.here(), ArgKind::Exec));
+            self.args_hot.push(self.hot.here());
             return self.hot.call(Call::Jump, index);
         }
         self.jump_through(self.input.jc_table, index);
@@ -48,7 +48,7 @@ impl Builder<'_> {
     /// The same through the given table for indirect jumps; `index` is a [`Builder::refusal`].
     pub(super) fn jump_through(&mut self, table: usize, index: u32) {
         let stub = self.cold.here();
-        self.args_cold.push((stub, ArgKind::Exec));
+        self.args_cold.push(stub);
         self.cold.call(Call::Jump, index);
         let miss = self.hot.jmp_indirect(ctx::jc(table));
         self.to_cold.push((miss, stub));
@@ -74,7 +74,7 @@ impl Builder<'_> {
         let source = self.insn.ip() & mode.ip_mask();
         if !mode.can_reach(target) && target != self.insn.next_ip() & mode.ip_mask() {
             let stub = self.cold.here();
-            self.args_cold.push((stub, ArgKind::Exec));
+            self.args_cold.push(stub);
             let index = self.refusal(0);
             self.cold.call(Call::Exec, index);
             let at = jcc.unwrap_or_else(|| self.hot.jmp());
@@ -82,7 +82,7 @@ impl Builder<'_> {
         }
         let same_page = mode.linear(target) >> 12 == mode.linear(self.input.rip) >> 12;
         let stub = self.cold.here();
-        self.args_cold.push((stub, ArgKind::Link));
+        self.args_cold.push(stub);
         self.cold.call(Call::Link, index as u32);
         let mut wire = None;
         if mode.one() {
@@ -111,7 +111,6 @@ impl Builder<'_> {
         }
         let poll = !same_page || target <= source;
         self.links.push(Link {
-            block: 0,
             target,
             poll,
             parked: self.parked,
@@ -126,7 +125,7 @@ impl Builder<'_> {
     pub(super) fn slow(&mut self, jumps: &[u32], resume: bool) {
         let stub = self.cold.here();
         self.to_cold.extend(jumps.iter().map(|at| (*at, stub)));
-        self.args_cold.push((stub, ArgKind::Exec));
+        self.args_cold.push(stub);
         self.cold.call(Call::Exec, self.execs.len() as u32);
         self.execs.push(Exec {
             action: Action::Execute(self.insn),
@@ -190,7 +189,7 @@ impl Builder<'_> {
 
     pub(super) fn exec(&mut self, action: Action, goes_on: bool) {
         let index = self.execs.len() as u32;
-        self.args_hot.push((self.hot.here(), ArgKind::Exec));
+        self.args_hot.push(self.hot.here());
         self.hot.call(Call::Exec, index);
         let resume = if goes_on && !self.input.mode.one() {
             self.hot.here()

@@ -56,7 +56,7 @@ impl Builder<'_> {
         self.hot
             .store_imm16(ctx::FLAGSAVE, (rflags::FIXED as u16) << 8);
         self.pass(gate);
-        self.hot.imm(1, self.insn.next_ip());
+        self.set_rip(1, self.insn.next_ip());
         self.hot.load(T0, ctx::LSTAR);
         let index = self.refusal(0);
         self.jump_through(self.table(Class::Kernel), index);

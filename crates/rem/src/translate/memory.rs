@@ -4,8 +4,8 @@ use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 
 use super::encode::segment_of;
 use super::{
-    ArgKind, Builder, By, Fixed, Input, Insn, Shown, Use, for_64_bit, is_scratch, number,
-    seg_number, writes_memory,
+    Builder, By, Fixed, Input, Insn, Shown, Use, for_64_bit, is_scratch, number, seg_number,
+    writes_memory,
 };
 use crate::classify;
 use crate::ctx::{self, Call, Part};
@@ -74,8 +74,7 @@ impl Builder<'_> {
         let disp = insn.memory_displacement64();
         if insn.is_ip_rel_memory_operand() {
             let at = insn.ip_rel_memory_address();
-            self.hot.imm(T0, at.wrapping_add(extra as u64));
-            return;
+            return self.set_rip(T0, at.wrapping_add(extra as u64));
         }
         let reg_size = if base != Register::None {
             base.size()
@@ -236,7 +235,7 @@ impl Builder<'_> {
         let stub = self.cold.here();
         self.to_cold.push((miss, stub));
         self.cold.unprobe(table);
-        self.args_cold.push((self.cold.here(), ArgKind::Site));
+        self.args_cold.push(self.cold.here());
         self.cold.call(Call::Mem, index);
         let resume = self.hot.here();
         if c.keep {
@@ -244,7 +243,6 @@ impl Builder<'_> {
         }
         let rip = self.insn.ip() & mode.ip_mask();
         self.links.push(Link {
-            block: 0,
             target: rip,
             poll: false,
             parked: self.parked,
@@ -253,7 +251,6 @@ impl Builder<'_> {
             stub,
         });
         self.sites.push(Site {
-            block: 0,
             rip,
             len: self.insn.len() as u8,
             seg: a.seg as u8,
@@ -276,7 +273,6 @@ impl Builder<'_> {
             probe,
             resume,
             done: resume,
-            bounce: 0,
         });
     }
 
@@ -290,7 +286,7 @@ impl Builder<'_> {
             }
         } else if !mode.flat(a.seg) || (a.seg == 1 && a.write) {
             let stub = self.cold.here();
-            self.args_cold.push((stub, ArgKind::Site));
+            self.args_cold.push(stub);
             self.cold.call(Call::Seg, index);
             self.hot.lea(true, T1, Some(T0), None, a.size as i32 - 1);
             self.hot.cmp_gs(T1, ctx::seg_limit(a.seg, a.write));
@@ -301,7 +297,7 @@ impl Builder<'_> {
         let probe = self.hot.here();
         if mode.aligned() && matches!(a.size, 2 | 4 | 8 | 10) {
             let stub = self.cold.here();
-            self.args_cold.push((stub, ArgKind::Site));
+            self.args_cold.push(stub);
             self.cold.call(Call::Mem, index);
             let low = if a.size == 10 { 7 } else { a.size as u8 - 1 };
             self.hot.put(&[0x41, 0xf6, 0xc2, low]); // test r10b, low
@@ -313,12 +309,11 @@ impl Builder<'_> {
         let stub = self.cold.here();
         self.to_cold.push((miss, stub));
         self.cold.unprobe(table);
-        self.args_cold.push((self.cold.here(), ArgKind::Site));
+        self.args_cold.push(self.cold.here());
         self.cold.call(Call::Mem, index);
         let resume = self.hot.here();
         self.open_site = Some(index as usize);
         self.sites.push(Site {
-            block: 0,
             rip: self.insn.ip() & mode.ip_mask(),
             len: self.insn.len() as u8,
             seg: a.seg as u8,
@@ -336,7 +331,6 @@ impl Builder<'_> {
             probe,
             resume,
             done: resume,
-            bounce: 0,
         });
     }
 
@@ -386,10 +380,14 @@ impl Builder<'_> {
         if i.operand.window.is_some() {
             match i.operand.fixed(&insn, self.input) {
                 Some(Fixed::Host(at)) => {
-                    self.hot.imm(T0, at);
+                    match insn.is_ip_rel_memory_operand() {
+                        true => self.set_rip(T0, at),
+                        false => self.hot.imm(T0, at),
+                    }
                     return At::t0(0);
                 }
                 Some(Fixed::Low(disp)) => {
+                    self.bound |= insn.is_ip_rel_memory_operand();
                     return At {
                         base: NO_BASE,
                         disp,

@@ -85,6 +85,38 @@ impl Builder<'_> {
         self.store_to(T1, size, at);
     }
 
+    /// Stores the return address of the instruction under way. Uses T1.
+    pub(super) fn store_return(&mut self, size: u32, at: At) {
+        let value = self.insn.next_ip() & self.input.mode.ip_mask();
+        match size {
+            8 if !is_short(value) => {
+                self.set_rip(T1, value);
+                self.store_to(T1, size, at);
+            }
+            4 => {
+                // mov dword [at], imm32
+                self.hot.memory(&[], false, &[0xc7], 0, at);
+                self.hot.put(&(value as u32).to_le_bytes());
+                self.rips.push(self.hot.here() - 4);
+            }
+            _ => {
+                self.bound = true;
+                self.store_constant(value, size, at);
+            }
+        }
+    }
+
+    /// Sets a register to a value that is relative to where the code is.
+    pub(super) fn set_rip(&mut self, reg: u8, value: u64) {
+        if self.input.mode.code64() && !is_short(value) {
+            self.hot.imm64(reg, value);
+            self.rips.push(self.hot.here() - 8);
+        } else {
+            self.bound = true;
+            self.hot.imm(reg, value);
+        }
+    }
+
     pub(super) fn push(&mut self, i: &Insn) {
         let insn = i.insn;
         let size = -insn.stack_pointer_increment() as u32;
@@ -205,4 +237,9 @@ impl Builder<'_> {
         }
         self.done();
     }
+}
+
+/// Whether 32 bits are enough for a value.
+fn is_short(value: u64) -> bool {
+    u32::try_from(value).is_ok() || i32::try_from(value as i64).is_ok()
 }

@@ -3,7 +3,7 @@
 use iced_x86::{OpAccess, OpKind};
 
 use super::memory::Access;
-use super::{ArgKind, Builder, Insn};
+use super::{Builder, Insn};
 use crate::ctx::{self, Call};
 use crate::emit::{At, T0, T1};
 use crate::site::{Action, Exec, Mark};
@@ -56,7 +56,7 @@ impl Builder<'_> {
         let stub = self.cold.here();
         self.to_cold.extend(from.iter().map(|at| (*at, stub)));
         let index = self.execs.len() as u32;
-        self.args_cold.push((self.cold.here(), ArgKind::Exec));
+        self.args_cold.push(self.cold.here());
         self.cold.call(Call::Exec, index);
         let rip = i.insn.ip() & self.input.mode.ip_mask();
         let resume = if self.input.mode.one() { 0 } else { after };

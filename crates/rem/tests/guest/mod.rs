@@ -85,6 +85,11 @@ pub type Frame = (u64, u64, u64);
 impl Guest {
     /// 64-bit mode at level 0, everything mapped one to one, `code` at [`CODE`].
     pub fn new(code: &[u8]) -> Self {
+        Self::with_windows(code, rem::Windows::Auto)
+    }
+
+    /// The same, with user code going through a window or not.
+    pub fn with_windows(code: &[u8], windows: rem::Windows) -> Self {
         let ram = Ram::new(8 << 20).unwrap();
         let block = ram.alloc(4 << 20).unwrap();
         let phys = PhysMap::new(ram);
@@ -105,7 +110,12 @@ impl Guest {
         phys.write(HANDLERS, &[0xf4; 256]);
         phys.write(CODE, code);
         let bus = Arc::<Ports>::default();
-        let engine = rem::Rem::new(0, phys.clone(), bus.clone()).unwrap();
+        let options = rem::Options {
+            windows,
+            ..rem::Options::default()
+        };
+        let peers = rem::Peers::new();
+        let engine = rem::Rem::with_peers(0, phys.clone(), bus.clone(), peers, options).unwrap();
         let mut s = State::reset(0);
         s.cr0 = cr0::PE | cr0::PG | cr0::NE | cr0::ET | cr0::WP;
         s.cr4 = cr4::PAE | cr4::OSFXSR | cr4::DE | cr4::OSXSAVE;
@@ -150,6 +160,12 @@ impl Guest {
         let mut b = [0; 8];
         self.phys.read(at, &mut b);
         u64::from_le_bytes(b)
+    }
+
+    /// One of the engine's counters.
+    pub fn counter(&self, name: &str) -> u64 {
+        let all = self.engine.statistics();
+        all.into_iter().find(|(n, _)| n == name).unwrap().1
     }
 
     /// Enables breakpoint `n`.
