@@ -6,6 +6,7 @@ use iced_x86::{
 };
 
 use crate::mode::Mode;
+use crate::translate;
 use crate::vector;
 
 /// How an instruction is translated.
@@ -65,6 +66,10 @@ pub enum Kind {
     Pushf,
     /// MOV to DS, ES, FS or GS from a register in real mode.
     MovSegment,
+    /// MOV to DS, ES, FS or GS from a register at privilege level 0 of protected mode.
+    LoadSegment,
+    /// Far JMP, CALL and RET that may lead to code of the same mode.
+    Far,
     /// SWAPGS at privilege level 0.
     Swapgs,
     /// STAC (true) and CLAC at privilege level 0: the code goes on in another mode.
@@ -117,14 +122,17 @@ pub fn classify(insn: &Instruction, mode: &Mode) -> Kind {
     match insn.mnemonic() {
         M::Jmp => match insn.op0_kind() {
             OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => Jmp,
+            _ if translate::direct_far(insn, mode) => Far,
             _ if far(insn) => ExecEnd,
             _ => JmpIndirect,
         },
         M::Call => match insn.op0_kind() {
             OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => Call,
+            _ if translate::direct_far(insn, mode) => Far,
             _ if far(insn) => ExecEnd,
             _ => CallIndirect,
         },
+        M::Retf if translate::direct_far(insn, mode) => Far,
         M::Ret => Ret,
         M::Loop | M::Loope | M::Loopne | M::Jcxz | M::Jecxz | M::Jrcxz => Loop,
         _ if insn.is_jcc_short_or_near() => Jcc,
@@ -159,6 +167,14 @@ pub fn classify(insn: &Instruction, mode: &Mode) -> Kind {
                 && !mode.flat(insn.op0_register().number())
             {
                 MovSegment
+            } else if mode.ring0()
+                && !mode.plain_real()
+                && !mode.code64()
+                && !mode.one()
+                && insn.op1_kind() == OpKind::Register
+                && !matches!(insn.op0_register(), Register::SS | Register::CS)
+            {
+                LoadSegment
             } else {
                 ExecSame
             }

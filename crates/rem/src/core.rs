@@ -93,7 +93,7 @@ pub struct Core {
     pub peer: Arc<Peer>,
     /// Mode of the code that runs.
     pub mode: Mode,
-    mode_id: u32,
+    pub mode_id: u32,
     /// Its table for indirect jumps.
     pub jc_table: usize,
     /// CR3 of the address space that local entries are of.

@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicU32;
 use cpu::{SegReg, State};
 
 use crate::core::Core;
+use crate::descriptors::{Descriptors, Loaded};
 
 /// Entries of one software TLB table: as many as 16 bits of the page number tell apart, since that
 /// is how probes index it.
@@ -158,6 +159,8 @@ pub struct Ctx {
     pub tsc_delta: u64,
     /// Ways into the kernel and back that need no Rust.
     pub gates: Gates,
+    /// What segment registers were loaded from.
+    pub descriptors: Descriptors,
     /// Scratch registers at the call; R10 on return.
     pub t0: u64,
     /// See `t0`.
@@ -331,6 +334,12 @@ pub const fn gate(which: usize, upper: bool) -> i32 {
     gs(offset_of!(Ctx, gates) + size_of::<Gate>() * (which * 2 + upper as usize))
 }
 
+/// Displacement of an entry of [`Ctx::descriptors`].
+pub const fn descriptor(seg: usize, entry: usize) -> i32 {
+    let row = size_of::<[Loaded; crate::descriptors::ENTRIES]>();
+    gs(offset_of!(Ctx, descriptors) + row * seg + size_of::<Loaded>() * entry)
+}
+
 /// Displacement of a control register: 0, 2, 3 or 4.
 pub const fn cr(n: usize) -> i32 {
     let at = match n {
@@ -417,6 +426,12 @@ pub const TSC_DELTA: i32 = gs(offset_of!(Ctx, tsc_delta));
 pub const TSC_AUX: i32 = gs(offset_of!(Ctx, state) + offset_of!(State, tsc_aux));
 /// Displacement of IA32_LSTAR.
 pub const LSTAR: i32 = gs(offset_of!(Ctx, state) + offset_of!(State, lstar));
+/// Displacement of the base of the global descriptor table.
+pub const GDT_BASE: i32 =
+    gs(offset_of!(Ctx, state) + offset_of!(State, gdtr) + offset_of!(cpu::DescTable, base));
+/// Displacement of the limit of the global descriptor table.
+pub const GDT_LIMIT: i32 =
+    gs(offset_of!(Ctx, state) + offset_of!(State, gdtr) + offset_of!(cpu::DescTable, limit));
 /// Displacement of the argument.
 pub const ARG: i32 = gs(offset_of!(Ctx, arg));
 /// Displacement of the poll word.

@@ -133,6 +133,12 @@ impl Code {
         self.put(&imm.to_le_bytes());
     }
 
+    /// `cmp reg32, imm`, for T0 and T1. Changes flags.
+    pub fn cmp_imm(&mut self, reg: u8, imm: u32) {
+        self.put(&[0x41, 0x81, 0xf8 | reg & 7]);
+        self.put(&imm.to_le_bytes());
+    }
+
     /// `shr reg, count`, 64-bit or 32-bit. Changes flags.
     pub fn shr(&mut self, w: bool, reg: u8, count: u8) {
         self.put(&[Self::rex(w, 0, 0, reg), 0xc1, 0xe8 | reg & 7, count]);

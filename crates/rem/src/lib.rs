@@ -21,6 +21,7 @@ mod classify;
 mod core;
 pub mod ctx;
 mod debug;
+pub mod descriptors;
 mod emit;
 mod features;
 mod fpu;

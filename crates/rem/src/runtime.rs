@@ -410,6 +410,9 @@ fn exec(ctx: &mut Ctx, core: &mut Core) -> u64 {
             r
         }
     };
+    if let (Ok(flow @ (Flow::Next | Flow::Jump)), Action::Execute(insn)) = (&result, &e.action) {
+        core.keep_descriptor(ctx, insn, *flow == Flow::Jump);
+    }
     match result {
         Ok(Flow::Next)
             if e.resume != 0

@@ -9,9 +9,11 @@ mod analyze;
 mod checked;
 mod cluster;
 mod encode;
+mod far;
 mod flow;
 mod gates;
 mod memory;
+mod segments;
 mod stack;
 mod strings;
 mod system;
@@ -31,6 +33,7 @@ use crate::window::{self, Reaches};
 use cluster::Cluster;
 
 pub use checked::{Checked, Source};
+pub use far::direct as direct_far;
 
 const PAGE: u64 = pgm::PAGE_SIZE;
 
@@ -373,7 +376,7 @@ fn parks_first(insns: &[Insn]) -> bool {
             Kind::Push | Kind::Pop | Kind::Leave | Kind::Call => {
                 i.stack.window.is_none() || memory && i.operand.window.is_none()
             }
-            Kind::Ret | Kind::JmpIndirect | Kind::CallIndirect => true,
+            Kind::Ret | Kind::JmpIndirect | Kind::CallIndirect | Kind::Far => true,
             _ => false,
         };
         if probes {
@@ -601,6 +604,11 @@ impl Builder<'_> {
                 self.ret(i);
                 return false;
             }
+            Kind::Far => {
+                self.far(i);
+                return false;
+            }
+            Kind::LoadSegment => self.load_segment(i),
             Kind::Cli => self.cli(i),
             Kind::Sti => self.sti(i),
             Kind::Pushf => self.pushf(i),

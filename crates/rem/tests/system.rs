@@ -252,6 +252,8 @@ programs! {
 programs! {
     Start::Flat,
     a20
+    far
+    far_real
     gates
     paging32
     real

@@ -44,6 +44,7 @@ pub use interrupt::{Event, SoftKind, deliver};
 pub use mem::{As, LinearMemory};
 pub(crate) use operand::canonical;
 pub use operand::linear;
+pub(crate) use seg::describe;
 pub use seg::{load_ldt, load_segment};
 pub use smm::enter as enter_smm;
 pub use stack::Stack;

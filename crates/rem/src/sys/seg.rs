@@ -176,6 +176,13 @@ fn read(sys: &mut Sys<'_>, sel: u16, size: u64, vector: Vector) -> Fault<Descrip
     Ok(Descriptor { low, high, at })
 }
 
+/// Linear address and contents of the descriptor of a selector that is not null, and what a segment
+/// register is that is loaded with it.
+pub(crate) fn describe(sys: &mut Sys<'_>, sel: u16) -> Option<(u64, u64, SegReg)> {
+    let d = fetch(sys, sel, Vector::Gp).ok()?;
+    Some((d.at, d.low, d.load(sel)))
+}
+
 /// Sets the accessed bit of a code or data descriptor, in memory and in the copy.
 pub(super) fn touch(sys: &mut Sys<'_>, d: &mut Descriptor) -> Fault {
     if d.has(attr::S) && !d.has(attr::ACCESSED) {

@@ -296,6 +296,7 @@ pub(super) fn ends_block(kind: Kind) -> bool {
             | Kind::Call
             | Kind::CallIndirect
             | Kind::Ret
+            | Kind::Far
     )
 }
 
@@ -345,7 +346,7 @@ impl Effect {
                     touches: reads | changes != 0 || is_shift(insn),
                 }
             }
-            Kind::Pushf | Kind::Syscall => Effect {
+            Kind::Pushf | Kind::Syscall | Kind::Far | Kind::LoadSegment => Effect {
                 reads: rflags::ARITH,
                 kills: 0,
                 touches: false,
