@@ -70,6 +70,8 @@ pub enum Kind {
     LoadSegment,
     /// Far JMP, CALL and RET that may lead to code of the same mode.
     Far,
+    /// PUSH of a segment register outside of 64-bit mode.
+    PushSegment,
     /// SWAPGS at privilege level 0.
     Swapgs,
     /// STAC (true) and CLAC at privilege level 0: the code goes on in another mode.
@@ -137,7 +139,12 @@ pub fn classify(insn: &Instruction, mode: &Mode) -> Kind {
         M::Loop | M::Loope | M::Loopne | M::Jcxz | M::Jecxz | M::Jrcxz => Loop,
         _ if insn.is_jcc_short_or_near() => Jcc,
         M::Push => match insn.op0_kind() {
-            OpKind::Register if insn.op0_register().is_segment_register() => Exec,
+            OpKind::Register if insn.op0_register().is_segment_register() => {
+                match mode.one() || mode.aligned() || mode.code64() {
+                    true => Exec,
+                    false => PushSegment,
+                }
+            }
             _ => Push,
         },
         M::Pop => match insn.op0_kind() {

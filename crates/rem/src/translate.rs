@@ -608,6 +608,7 @@ impl Builder<'_> {
                 self.far(i);
                 return false;
             }
+            Kind::PushSegment => self.push_segment(i),
             Kind::LoadSegment => self.load_segment(i),
             Kind::Cli => self.cli(i),
             Kind::Sti => self.sti(i),

@@ -4,6 +4,7 @@
 use std::mem::offset_of;
 
 use cpu::bits::cr0;
+use iced_x86::DecoderOptions;
 
 use super::{Builder, Insn, number, seg_number};
 use crate::ctx::{self, Class};
@@ -14,6 +15,20 @@ impl Builder<'_> {
     /// Where the entry for the instruction under way is.
     pub(super) fn loaded(&self, seg: usize) -> i32 {
         ctx::descriptor(seg, entry(self.insn.ip()))
+    }
+
+    /// PUSH of a segment register. Of four bytes, Intel's processors write two and AMD's all (SDM
+    /// vol. 2, PUSH).
+    pub(super) fn push_segment(&mut self, i: &Insn) {
+        let size = -i.insn.stack_pointer_increment();
+        let amd = self.input.features.options() & DecoderOptions::AMD != 0;
+        let written = if amd { size as u32 } else { 2 };
+        let at = self.reach_stack(i, -size, written, true, false);
+        self.hot
+            .load16(T1, ctx::seg_sel(seg_number(i.insn.op0_register())));
+        self.store_to(T1, written, at);
+        self.move_stack(-size);
+        self.done();
     }
 
     /// MOV to DS, ES, FS or GS at privilege level 0.

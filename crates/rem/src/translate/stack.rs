@@ -18,7 +18,14 @@ impl Builder<'_> {
     }
 
     /// Makes the stack at stack pointer + `delta` reachable; see [`Builder::reach`].
-    fn reach_stack(&mut self, i: &Insn, delta: i32, size: u32, write: bool, last: bool) -> At {
+    pub(super) fn reach_stack(
+        &mut self,
+        i: &Insn,
+        delta: i32,
+        size: u32,
+        write: bool,
+        last: bool,
+    ) -> At {
         let a = Access {
             seg: 2,
             size,

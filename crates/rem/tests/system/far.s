@@ -238,6 +238,23 @@ main:
     CHECK 41
     mov esp, STACK
 
+    # ---- segment registers on the stack
+    LOOP_START
+    call load_fs
+    push fs
+    push cs
+    pushw ds
+    cmp esp, STACK - 10
+    CHECK 46
+    cmp word ptr [STACK - 4], SLOT
+    CHECK 47
+    cmp word ptr [STACK - 8], CODE0
+    CHECK 48
+    cmp word ptr [STACK - 10], DATA0
+    CHECK 49
+    add esp, 10
+    LOOP_END
+
     # ---- 16-bit code at two bases runs from the same linear address
     mov dword ptr [gdt + CODE16], 0x0000ffff
     mov dword ptr [gdt + CODE16 + 4], 0x00009b02
