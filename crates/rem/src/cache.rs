@@ -1,4 +1,4 @@
-//! The code cache: memory mapped twice, once to write and once to execute.
+//! The code cache: memory to write and to execute.
 #![allow(unsafe_code)] // two mappings, and writes into them
 
 use rustix::mm::{MapFlags, ProtFlags};
@@ -16,26 +16,63 @@ pub struct Cache {
 // SAFETY: the mappings belong to the value; a vCPU's thread is its only user.
 unsafe impl Send for Cache {}
 
+/// What a huge page of the host has.
+const HUGE: usize = 2 << 20;
+
 impl Cache {
     /// Maps an arena of `size` bytes (a multiple of the page size).
+    ///
+    /// Memory to write and to execute at the same address can have huge pages, with which code runs
+    /// a good deal faster. Hosts that do not allow such memory get it mapped twice.
     pub fn new(size: usize) -> Result<Self, Error> {
         let host = |e: rustix::io::Errno| Error::CodeCache(e.into());
-        let fd = rustix::fs::memfd_create("oxbox-code", rustix::fs::MemfdFlags::CLOEXEC)
-            .map_err(host)?;
-        rustix::fs::ftruncate(&fd, size as u64).map_err(host)?;
+        Self::once(size)
+            .or_else(|_| Self::twice(size))
+            .map_err(host)
+    }
+
+    fn once(size: usize) -> rustix::io::Result<Self> {
+        let prot = ProtFlags::READ | ProtFlags::WRITE | ProtFlags::EXEC;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a fresh mapping of our own at an address the kernel picks.
+        let map: *mut u8 =
+            unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), size + HUGE, prot, flags) }?
+                .cast();
+        let before = map.align_offset(HUGE);
+        // SAFETY: what lies before and behind `size` bytes at a multiple of `HUGE`: parts of the
+        // fresh mapping that nothing uses. Advice changes no contents.
+        let start = unsafe {
+            let start = map.add(before);
+            if before > 0 {
+                rustix::mm::munmap(map.cast(), before)?;
+            }
+            rustix::mm::munmap(start.add(size).cast(), HUGE - before)?;
+            // Without huge pages it is only slower.
+            let _ = rustix::mm::madvise(start.cast(), size, rustix::mm::Advice::LinuxHugepage);
+            start
+        };
+        Ok(Self {
+            write: start,
+            exec: start,
+            size,
+            used: 0,
+        })
+    }
+
+    fn twice(size: usize) -> rustix::io::Result<Self> {
+        let fd = rustix::fs::memfd_create("oxbox-code", rustix::fs::MemfdFlags::CLOEXEC)?;
+        rustix::fs::ftruncate(&fd, size as u64)?;
         let map = |prot| {
             // SAFETY: a fresh shared mapping of our own descriptor at an address the kernel picks.
             unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, prot, MapFlags::SHARED, &fd, 0) }
         };
-        let write: *mut u8 = map(ProtFlags::READ | ProtFlags::WRITE)
-            .map_err(host)?
-            .cast();
+        let write: *mut u8 = map(ProtFlags::READ | ProtFlags::WRITE)?.cast();
         let exec = match map(ProtFlags::READ | ProtFlags::EXEC) {
             Ok(p) => p.cast(),
             Err(e) => {
                 // SAFETY: unmaps what was mapped above; nothing points into it.
                 let _ = unsafe { rustix::mm::munmap(write.cast(), size) };
-                return Err(host(e));
+                return Err(e);
             }
         };
         Ok(Self {
@@ -64,15 +101,13 @@ impl Cache {
     /// Gives the memory of an arena that was just cleared back to the host.
     pub fn give_back(&mut self) {
         debug_assert_eq!(self.used, 0);
+        let advice = match self.write == self.exec {
+            true => rustix::mm::Advice::LinuxDontNeed,
+            false => rustix::mm::Advice::LinuxRemove,
+        };
         // SAFETY: the whole writable mapping, of which nothing is in use; it reads as zeros after.
         // Without it the memory is merely kept.
-        let _ = unsafe {
-            rustix::mm::madvise(
-                self.write.cast(),
-                self.size,
-                rustix::mm::Advice::LinuxRemove,
-            )
-        };
+        let _ = unsafe { rustix::mm::madvise(self.write.cast(), self.size, advice) };
     }
 
     /// Appends code at a multiple of 16 and returns its offset; `None` when it does not fit.
@@ -154,9 +189,35 @@ impl Cache {
 
 impl Drop for Cache {
     fn drop(&mut self) {
-        for map in [self.write, self.exec] {
+        let twice = (self.write != self.exec).then_some(self.exec);
+        for map in [self.write].into_iter().chain(twice) {
             // SAFETY: unmaps what `new` mapped; translations are not executing (the owner drops).
             let _ = unsafe { rustix::mm::munmap(map.cast(), self.size) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn what_is_written_is_what_executes() {
+        for make in [Cache::once, Cache::twice] {
+            let mut cache = make(1 << 21).unwrap();
+            // mov eax, 7; ret
+            let at = cache.push(&[0xb8, 7, 0, 0, 0, 0xc3]).unwrap();
+            assert_eq!(cache.offset(cache.address(at)), Some(at));
+            // SAFETY: the function was just written, and touches nothing but EAX.
+            let f: extern "C" fn() -> u32 = unsafe { std::mem::transmute(cache.address(at)) };
+            assert_eq!(f(), 7);
+            assert!(cache.push(&[0xcc; 1 << 21]).is_none());
+            cache.clear();
+            cache.give_back();
+            assert_eq!(cache.code(at, 0), []);
+            cache.push(&[0x90]).unwrap();
+            assert_eq!(cache.copy(0, 1), [0x90]);
         }
     }
 }
