@@ -131,6 +131,54 @@ impl Element {
         self.elements().find(|e| e.is(name))
     }
 
+    /// The first child of that name in our namespace.
+    pub fn child_mut(&mut self, name: &str) -> Option<&mut Self> {
+        self.children.iter_mut().find_map(|node| match node {
+            Node::Element(e) if e.is(name) => Some(e),
+            _ => None,
+        })
+    }
+
+    /// The first child of that name, added at the end if there is none.
+    pub fn child_or_new(&mut self, name: &str) -> &mut Self {
+        let at = self.position(name).unwrap_or_else(|| {
+            let mut child = Self::new(name);
+            child.offset = self.offset;
+            self.children.push(Node::Element(child));
+            self.children.len() - 1
+        });
+        match &mut self.children[at] {
+            Node::Element(e) => e,
+            _ => unreachable!("positions are those of elements"),
+        }
+    }
+
+    /// Where the first child of that name is among the children.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.children
+            .iter()
+            .position(|node| matches!(node, Node::Element(e) if e.is(name)))
+    }
+
+    /// Takes the first child of that name out.
+    pub fn take_child(&mut self, name: &str) -> Option<Self> {
+        match self.children.remove(self.position(name)?) {
+            Node::Element(e) => Some(e),
+            _ => None,
+        }
+    }
+
+    /// Takes an attribute out.
+    pub fn take_attribute(&mut self, name: &str) -> Option<Attribute> {
+        let at = self.attributes.iter().position(|a| a.name == name)?;
+        Some(self.attributes.remove(at))
+    }
+
+    /// The value of an attribute, empty if there is none.
+    pub fn value(&self, name: &str) -> &str {
+        self.attribute(name).map_or("", |a| a.value.as_str())
+    }
+
     /// Whether this is our element of that name. One that declares a namespace of its own is not.
     pub fn is(&self, name: &str) -> bool {
         self.name == name && self.attribute("xmlns").is_none()

@@ -8,6 +8,7 @@ use crate::codec::{self, Content};
 use crate::dom::{self, Document, Element, Fault, Node};
 use crate::merge::merge;
 use crate::model::{Global, Machine};
+use crate::shape;
 use crate::version::{NAMESPACE, NAMESPACE_OLD, Version, host_platform};
 
 /// A machine's `NAME.vbox`.
@@ -127,12 +128,16 @@ impl<T: Content> SettingsFile<T> {
     }
 
     /// The format version the file would be saved with: what it has, or what its settings need.
+    ///
+    /// A file before [`Version::OLDEST_WRITTEN`] becomes that when it changes.
     pub fn version(&self) -> Version {
-        let (_, needed) = codec::write(&self.content, Version::OLDEST);
-        self.origin
-            .as_ref()
-            .map_or(T::NEW, |o| o.version)
-            .max(needed)
+        match &self.origin {
+            Some(origin) if origin.content == self.content => origin.version,
+            origin => {
+                let (_, needed) = codec::write(&self.content, Version::OLDEST_WRITTEN);
+                origin.as_ref().map_or(T::NEW, |o| o.version).max(needed)
+            }
+        }
     }
 
     /// The format version on disk; none for a file that was not saved yet.
@@ -149,22 +154,29 @@ impl<T: Content> SettingsFile<T> {
 
     /// The text that a save would write.
     pub fn to_text(&self) -> Result<String, Error> {
+        if let Some(origin) = &self.origin
+            && origin.content == self.content
+        {
+            return Ok(origin.source.clone());
+        }
         let version = self.version();
         let invalid = |fault: Fault| Error::Invalid {
             path: self.path.clone(),
             message: fault.message,
         };
-        let (new, _) = codec::write(&self.content, version);
+        let (mut new, _) = codec::write(&self.content, version);
         let meant: T = codec::read(&new, version).map_err(invalid)?;
+        shape::from_plain(&mut new, version);
         let Some(origin) = &self.origin else {
             return Ok(dom::write(&fresh(new, version)));
         };
 
         let raised = version > origin.version;
         let (mut old, _) = codec::write(&origin.content, origin.version);
-        if old == new && !raised {
-            return Ok(origin.source.clone());
+        if raised && version.storage_inside_hardware() {
+            shape::move_storage_inside(&mut old);
         }
+        shape::from_plain(&mut old, version);
         let mut document = origin.document.clone();
         let root = &mut document.root;
         root.set("version", format!("{version}-{}", host_platform()));
@@ -175,14 +187,17 @@ impl<T: Content> SettingsFile<T> {
             if let Node::Element(element) = node
                 && element.is(T::ELEMENT)
             {
-                if raised && version.storage_inside_hardware() {
-                    move_storage_inside(element);
-                    move_storage_inside(&mut old);
+                if raised {
+                    shape::to_plain(element, origin.version);
+                    if version.storage_inside_hardware() {
+                        shape::move_storage_inside(element);
+                    }
+                    shape::from_plain(element, version);
                 }
                 let merged = merge(element, &old, &new, raised);
                 // Foreign content can contradict what is meant (an old spelling of a setting
                 // beside the new one). Then the settings win, and the foreign content goes.
-                let kept = codec::read(&merged, version).is_ok_and(|read: T| read == meant);
+                let kept = read_element(&merged, version).is_ok_and(|read: T| read == meant);
                 *element = if kept { merged } else { new.clone() };
             }
         }
@@ -304,7 +319,7 @@ fn parse<T: Content>(source: String, path: &Path) -> Result<Origin<T>, Error> {
         let message = format!("the file has a second {} element", T::ELEMENT);
         return Err(at(Fault::new(second.offset, message)));
     }
-    let content = codec::read(element, version).map_err(at)?;
+    let content = read_element(element, version).map_err(at)?;
     Ok(Origin {
         document,
         version,
@@ -312,6 +327,16 @@ fn parse<T: Content>(source: String, path: &Path) -> Result<Origin<T>, Error> {
         content,
         source,
     })
+}
+
+/// Reads the content's element in the layout that files of `version` have.
+fn read_element<T: Content>(element: &Element, version: Version) -> Result<T, Fault> {
+    if !shape::differs(version) {
+        return codec::read(element, version);
+    }
+    let mut plain = element.clone();
+    shape::to_plain(&mut plain, version);
+    codec::read(&plain, version)
 }
 
 enum VersionFault {
@@ -368,34 +393,3 @@ const WARNING: &str = "<!--
 ** Programs that have it open write it again and drop what was changed here.
 ** VBoxManage modifyvm and the other commands change settings safely.
 -->";
-
-/// Turns the shape before 1.19 into that of 1.19: `StorageControllers` goes into the `Hardware`
-/// before it, in the machine and in its snapshots.
-fn move_storage_inside(element: &mut Element) {
-    let place = |e: &Element, name: &str| {
-        e.children
-            .iter()
-            .position(|n| matches!(n, Node::Element(c) if c.is(name)))
-    };
-    if let (Some(from), Some(hardware)) = (
-        place(element, "StorageControllers"),
-        place(element, "Hardware"),
-    ) {
-        let storage = element.children.remove(from);
-        let hardware = if from < hardware {
-            hardware - 1
-        } else {
-            hardware
-        };
-        if let Some(Node::Element(hardware)) = element.children.get_mut(hardware) {
-            hardware.children.push(storage);
-        }
-    }
-    for node in &mut element.children {
-        if let Node::Element(child) = node
-            && (child.is("Snapshot") || child.is("Snapshots"))
-        {
-            move_storage_inside(child);
-        }
-    }
-}

@@ -5,13 +5,15 @@
 //! changed in place and saved. What the data does not model survives in the file.
 //!
 //! `dom` is the XML tree, `codec` the one description of every setting, `merge` brings changes into
-//! the tree of an existing file, `file` loads and saves, [`version`] has the format's history.
+//! the tree of an existing file, `shape` turns the oldest and newest files' layout into the one
+//! `codec` describes, `file` loads and saves, [`version`] has the format's history.
 
 mod codec;
 mod dom;
 mod file;
 mod merge;
 pub mod model;
+mod shape;
 mod value;
 pub mod version;
 

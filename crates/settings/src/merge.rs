@@ -36,6 +36,9 @@ const IDENTITY: &[(&str, &[&str])] = &[
     ("NATNetwork", &["networkName", "name"]),
     ("Option", &["name"]),
     ("Loopback4", &["address"]),
+    ("HostOnlyNetwork", &["name"]),
+    ("CloudNetwork", &["name"]),
+    ("USBDeviceSource", &["id"]),
 ];
 
 /// Elements whose mere presence is a setting: gone from the model, nothing of them may stay.

@@ -7,6 +7,20 @@ use std::fmt;
 pub struct Version(u16);
 
 impl Version {
+    /// VirtualBox 2.1 while it was made.
+    pub const V1_4: Self = Self(4);
+    /// VirtualBox 2.1 while it was made.
+    pub const V1_5: Self = Self(5);
+    /// VirtualBox 2.2 and 3.0.
+    pub const V1_7: Self = Self(7);
+    /// VirtualBox 3.1 while it was made.
+    pub const V1_8: Self = Self(8);
+    /// VirtualBox 3.1.
+    pub const V1_9: Self = Self(9);
+    /// VirtualBox 3.2.
+    pub const V1_10: Self = Self(10);
+    /// VirtualBox 4.0.
+    pub const V1_11: Self = Self(11);
     /// VirtualBox 4.1.
     pub const V1_12: Self = Self(12);
     /// VirtualBox 4.2.
@@ -23,15 +37,19 @@ impl Version {
     pub const V1_18: Self = Self(18);
     /// VirtualBox 7.0.
     pub const V1_19: Self = Self(19);
+    /// VirtualBox 7.1.
+    pub const V1_20: Self = Self(20);
 
-    /// The version before which nothing is read.
-    pub const OLDEST: Self = Self(11);
+    /// The version before which nothing is read (VirtualBox 2.0).
+    pub const OLDEST: Self = Self(3);
+    /// The version before which nothing is written: older files that change become this one.
+    pub const OLDEST_WRITTEN: Self = Self::V1_7;
     /// What a new machine starts at, to be raised by what its settings need.
     pub const NEW_MACHINE: Self = Self::V1_12;
     /// What a new `VirtualBox.xml` starts at; real ones stay there through 6.1.
     pub const NEW_GLOBAL: Self = Self::V1_12;
     /// The newest version written, and read in full.
-    pub const NEWEST: Self = Self::V1_19;
+    pub const NEWEST: Self = Self::V1_20;
 
     /// The number after the dot.
     pub fn minor(self) -> u16 {
@@ -46,7 +64,8 @@ impl Version {
     }
 
     // What differs between the versions, beside values that did not exist yet (those are marked
-    // with `since` where they are read and written, in `codec`).
+    // with `since` where they are read and written, in `codec`) and the shapes of which `shape`
+    // makes that of 1.11 to 1.19.
 
     /// From 1.16 on, settings at their default are left out of the file.
     pub(crate) fn omits_defaults(self) -> bool {
@@ -84,9 +103,36 @@ impl Version {
         self < Self::V1_19
     }
 
-    /// `Hardware/@version` is written before 1.16.
+    /// `Hardware/@version` is always written before 1.16. A file before 1.4 that does not have it
+    /// means 1, a newer one 2.
     pub(crate) fn has_hardware_version(self) -> bool {
-        self < Self::V1_16
+        (Self::V1_4..Self::V1_16).contains(&self)
+    }
+
+    /// The hardware version of a file that does not say.
+    pub(crate) fn default_hardware_version(self) -> u32 {
+        if self < Self::V1_4 { 1 } else { 2 }
+    }
+
+    /// `DVDDrive` and `FloppyDrive` in `Hardware` before 1.9, attached devices since.
+    pub(crate) fn drives_in_hardware(self) -> bool {
+        self < Self::V1_9
+    }
+
+    /// Disks in `HardDiskAttachments` beside `Hardware` before 1.7.
+    pub(crate) fn disk_attachments(self) -> bool {
+        self < Self::V1_7
+    }
+
+    /// The remote display's port and address are attributes before 1.11, properties since.
+    pub(crate) fn remote_display_attributes(self) -> bool {
+        self < Self::V1_11
+    }
+
+    /// What depends on the processor's architecture is in `Platform` from 1.20 on, and `Firmware`
+    /// holds what was in `BIOS`.
+    pub(crate) fn has_platform(self) -> bool {
+        self >= Self::V1_20
     }
 }
 

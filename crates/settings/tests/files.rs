@@ -480,7 +480,7 @@ fn faults_say_where_and_what() {
         "not one of the machine's snapshots",
     );
 
-    assert!(broken(&V1_16.replace("1.16-macosx", "1.20-macosx")).contains("version 1.20"));
+    assert!(broken(&V1_16.replace("1.16-macosx", "1.21-macosx")).contains("version 1.21"));
     assert!(broken(&V1_16.replace("1.16-macosx", "1.2-macosx")).contains("version 1.2;"));
     let encrypted = V1_16
         .replace("<Machine ", "<MachineEncrypted ")

@@ -5,6 +5,7 @@ use super::network::forward;
 use super::storage::media_registry;
 use super::{Done, Xml};
 use crate::model::*;
+use crate::version::Version;
 
 pub(super) fn global(x: &mut Xml<'_>, g: &mut Global) -> Done {
     x.always("ExtraData", |x| x.map("ExtraDataItem", &mut g.extra_data))?;
@@ -24,8 +25,27 @@ pub(super) fn global(x: &mut Xml<'_>, g: &mut Global) -> Done {
         x.always("DHCPServers", |x| {
             x.list("DHCPServer", &mut g.dhcp_servers, dhcp_server)
         })?;
-        x.child("NATNetworks", |x| {
+        x.since(Version::V1_14).child("NATNetworks", |x| {
             x.list("NATNetwork", &mut g.nat_networks, nat_network)
+        })?;
+        x.since(Version::V1_19).child("HostOnlyNetworks", |x| {
+            x.list("HostOnlyNetwork", &mut g.host_only_networks, |x, n| {
+                x.required("name", &mut n.name)?;
+                x.rare("networkMask", &mut n.mask, String::new())?;
+                x.rare("lowerIP", &mut n.lower_ip, String::new())?;
+                x.rare("upperIP", &mut n.upper_ip, String::new())?;
+                x.optional("id", &mut n.id)?;
+                x.explicit("enabled", &mut n.enabled, true)
+            })
+        })?;
+        x.since(Version::V1_18).child("CloudNetworks", |x| {
+            x.list("CloudNetwork", &mut g.cloud_networks, |x, n| {
+                x.required("name", &mut n.name)?;
+                x.rare("providerShortName", &mut n.provider, String::new())?;
+                x.rare("profileName", &mut n.profile, String::new())?;
+                x.rare("id", &mut n.id, String::new())?;
+                x.explicit("enabled", &mut n.enabled, true)
+            })
         })
     })?;
     x.always("USBDeviceFilters", |x| {
@@ -34,7 +54,15 @@ pub(super) fn global(x: &mut Xml<'_>, g: &mut Global) -> Done {
             x.explicit("action", &mut f.action, UsbFilterAction::Ignore)
         })
     })?;
-    x.always("SystemProperties", |x| system(x, &mut g.system))
+    x.always("SystemProperties", |x| system(x, &mut g.system))?;
+    x.since(Version::V1_16).child("USBDeviceSources", |x| {
+        x.list("USBDeviceSource", &mut g.usb_sources, |x, s| {
+            x.required("id", &mut s.id)?;
+            x.explicit("backend", &mut s.backend, String::new())?;
+            x.explicit("address", &mut s.address, String::new())?;
+            x.map("Property", &mut s.properties)
+        })
+    })
 }
 
 fn dhcp_server(x: &mut Xml<'_>, d: &mut DhcpServer) -> Done {

@@ -1,7 +1,7 @@
 //! `Hardware`.
 
 use super::network::adapter;
-use super::storage::controller;
+use super::storage::{controller, has_bus_twice, has_classic_drives};
 use super::{Done, Xml};
 use crate::model::*;
 use crate::version::Version;
@@ -15,26 +15,38 @@ pub(super) fn storage_beside(x: &mut Xml<'_>, h: &mut Hardware) -> Done {
     if x.version().storage_inside_hardware() {
         return Ok(());
     }
+    storage_controllers(x, h)
+}
+
+fn storage_controllers(x: &mut Xml<'_>, h: &mut Hardware) -> Done {
+    x.need_if(!has_classic_drives(&h.storage), Version::V1_9);
+    x.need_if(has_bus_twice(&h.storage), Version::V1_11);
     x.container("StorageControllers", |x| {
         x.list("StorageController", &mut h.storage, controller)
     })
 }
 
 fn contents(x: &mut Xml<'_>, h: &mut Hardware) -> Done {
+    let usual = x.version().default_hardware_version();
     if x.version().has_hardware_version() {
-        x.constant("version", "2");
+        x.explicit("version", &mut h.version, usual)?;
+    } else {
+        x.rare("version", &mut h.version, usual)?;
     }
-    x.optional("uuid", &mut h.uuid)?;
+    x.since(Version::V1_20)
+        .rare("architecture", &mut h.architecture, Architecture::X86)?;
+    x.since(Version::V1_9).optional("uuid", &mut h.uuid)?;
     x.child("CPU", |x| cpu(x, &mut h.cpu))?;
     x.child("Memory", |x| {
         x.explicit("RAMSize", &mut h.memory_mb, 128)?;
         x.range("RAMSize", h.memory_mb, 4..=2_097_152)?;
-        x.attr("PageFusion", &mut h.page_fusion, false)
+        x.since(Version::V1_10)
+            .attr("PageFusion", &mut h.page_fusion, false)
     })?;
-    x.child("Firmware", |x| {
+    x.since(Version::V1_9).child("Firmware", |x| {
         x.rare("type", &mut h.firmware, FirmwareType::Bios)
     })?;
-    x.child("HID", |x| {
+    x.since(Version::V1_10).child("HID", |x| {
         x.attr("Pointing", &mut h.pointing, PointingHid::Ps2Mouse)?;
         x.attr("Keyboard", &mut h.keyboard, KeyboardHid::Ps2Keyboard)?;
         let touch = h.pointing == PointingHid::UsbMultiTouch;
@@ -45,9 +57,11 @@ fn contents(x: &mut Xml<'_>, h: &mut Hardware) -> Done {
         );
         Ok(())
     })?;
-    x.flag("HPET", &mut h.hpet, false)?;
-    x.child("Chipset", |x| {
-        x.attr("type", &mut h.chipset, ChipsetType::Piix3)
+    x.since(Version::V1_10).flag("HPET", &mut h.hpet, false)?;
+    x.since(Version::V1_11).child("Chipset", |x| {
+        x.attr("type", &mut h.chipset, ChipsetType::Piix3)?;
+        x.need_if(h.chipset == ChipsetType::Armv8Virtual, Version::V1_20);
+        Ok(())
     })?;
     x.since(Version::V1_19)
         .child("Iommu", |x| x.rare("type", &mut h.iommu, IommuType::None))?;
@@ -75,7 +89,7 @@ fn contents(x: &mut Xml<'_>, h: &mut Hardware) -> Done {
     })?;
     ports(x, h)?;
     x.child("AudioAdapter", |x| audio(x, &mut h.audio))?;
-    x.child("RTC", |x| {
+    x.since(Version::V1_10).child("RTC", |x| {
         x.explicit("localOrUTC", &mut h.rtc, RtcZone::Local)
     })?;
     x.container("SharedFolders", |x| {
@@ -83,9 +97,12 @@ fn contents(x: &mut Xml<'_>, h: &mut Hardware) -> Done {
             x.required("name", &mut f.name)?;
             x.required("hostPath", &mut f.host_path)?;
             x.explicit("writable", &mut f.writable, true)?;
-            x.explicit("autoMount", &mut f.auto_mount, false)?;
+            x.since(Version::V1_11)
+                .explicit("autoMount", &mut f.auto_mount, false)?;
             x.since(Version::V1_17)
-                .rare("autoMountPoint", &mut f.auto_mount_point, String::new())
+                .rare("autoMountPoint", &mut f.auto_mount_point, String::new())?;
+            x.since(Version::V1_20)
+                .rare("symlinkPolicy", &mut f.symlink_policy, String::new())
         })
     })?;
     x.child("Clipboard", |x| {
@@ -99,7 +116,7 @@ fn contents(x: &mut Xml<'_>, h: &mut Hardware) -> Done {
     x.since(Version::V1_13).child("DragAndDrop", |x| {
         x.attr("mode", &mut h.drag_and_drop, TransferMode::Disabled)
     })?;
-    x.child("IO", |x| io(x, &mut h.io))?;
+    x.since(Version::V1_10).child("IO", |x| io(x, &mut h.io))?;
     x.since(Version::V1_12).container("HostPci", |x| {
         x.container("Devices", |x| {
             x.list("Device", &mut h.host_pci, |x, d| {
@@ -137,9 +154,7 @@ fn contents(x: &mut Xml<'_>, h: &mut Hardware) -> Done {
         x.rare("default", &mut h.default_frontend, String::new())
     })?;
     if x.version().storage_inside_hardware() {
-        x.container("StorageControllers", |x| {
-            x.list("StorageController", &mut h.storage, controller)
-        })?;
+        storage_controllers(x, h)?;
     }
     Ok(())
 }
@@ -148,8 +163,9 @@ fn cpu(x: &mut Xml<'_>, c: &mut Cpu) -> Done {
     use Version as V;
     x.attr("count", &mut c.count, 1)?;
     x.range("count", c.count, 1..=256)?;
-    x.attr("hotplug", &mut c.hotplug, false)?;
-    x.rare("executionCap", &mut c.execution_cap, 100)?;
+    x.since(V::V1_10).attr("hotplug", &mut c.hotplug, false)?;
+    x.since(V::V1_11)
+        .rare("executionCap", &mut c.execution_cap, 100)?;
     x.range("executionCap", c.execution_cap, 1..=100)?;
     x.since(V::V1_16)
         .rare("CpuProfile", &mut c.profile, String::new())?;
@@ -165,8 +181,10 @@ fn cpu(x: &mut Xml<'_>, c: &mut Cpu) -> Done {
     x.since(V::V1_14).child("LongMode", |x| {
         x.explicit("enabled", &mut c.long_mode, true)
     })?;
-    x.flag("HardwareVirtExLargePages", &mut c.large_pages, false)?;
-    x.flag("HardwareVirtForce", &mut c.hw_virt_force, false)?;
+    x.since(V::V1_10)
+        .flag("HardwareVirtExLargePages", &mut c.large_pages, false)?;
+    x.since(V::V1_11)
+        .flag("HardwareVirtForce", &mut c.hw_virt_force, false)?;
     let rare = |x: &mut Xml<'_>, since, name: &str, value: &mut bool, default| {
         x.since(since)
             .child(name, |x| x.rare("enabled", value, default))
@@ -185,6 +203,7 @@ fn cpu(x: &mut Xml<'_>, c: &mut Cpu) -> Done {
         &mut c.virt_vmsave_vmload,
         true,
     )?;
+    rare(x, V::V1_10, "SyntheticCpu", &mut c.synthetic, false)?;
     rare(
         x,
         V::V1_13,
@@ -232,10 +251,10 @@ fn cpu(x: &mut Xml<'_>, c: &mut Cpu) -> Done {
     )?;
     rare(x, V::V1_17, "NestedHWVirt", &mut c.nested_hw_virt, false)?;
 
-    x.child("CpuTree", |x| {
+    x.since(V::V1_10).child("CpuTree", |x| {
         x.list("Cpu", &mut c.plugged, |x, id| x.required("id", id))
     })?;
-    x.child("CpuIdTree", |x| {
+    x.since(V::V1_10).child("CpuIdTree", |x| {
         x.list("CpuIdLeaf", &mut c.cpuid, |x, leaf| {
             x.required("id", &mut leaf.id)?;
             x.since(V::V1_16).rare("subleaf", &mut leaf.subleaf, 0)?;
@@ -294,12 +313,17 @@ fn boot(x: &mut Xml<'_>, order: &mut [BootDevice; 4]) -> Done {
 fn display(x: &mut Xml<'_>, d: &mut Display) -> Done {
     x.since(Version::V1_14)
         .rare("controller", &mut d.controller, GraphicsController::VBoxVga)?;
+    x.need_if(
+        d.controller == GraphicsController::QemuRamFb,
+        Version::V1_20,
+    );
     x.attr("VRAMSize", &mut d.vram_mb, 8)?;
     x.range("VRAMSize", d.vram_mb, 0..=256)?;
     x.attr("monitorCount", &mut d.monitors, 1)?;
     x.range("monitorCount", d.monitors, 1..=64)?;
     x.attr("accelerate3D", &mut d.accelerate_3d, false)?;
-    x.attr("accelerate2DVideo", &mut d.accelerate_2d_video, false)
+    x.since(Version::V1_8)
+        .attr("accelerate2DVideo", &mut d.accelerate_2d_video, false)
 }
 
 fn video_capture(x: &mut Xml<'_>, v: &mut VideoCapture) -> Done {
@@ -325,8 +349,13 @@ fn remote_display(x: &mut Xml<'_>, r: &mut RemoteDisplay) -> Done {
         &mut r.reuse_single_connection,
         false,
     )?;
-    x.rare("authLibrary", &mut r.auth_library, String::new())?;
-    x.rare("VRDEExtPack", &mut r.ext_pack, String::new())?;
+    x.since(Version::V1_11)
+        .rare("authLibrary", &mut r.auth_library, String::new())?;
+    x.since(Version::V1_11)
+        .rare("VRDEExtPack", &mut r.ext_pack, String::new())?;
+    for (name, value) in &r.properties {
+        x.need_if(true, crate::shape::remote_display_property(name, value));
+    }
     x.child("VRDEProperties", |x| x.map("Property", &mut r.properties))
 }
 
@@ -347,7 +376,11 @@ fn bios(x: &mut Xml<'_>, b: &mut Bios) -> Done {
     x.child("TimeOffset", |x| x.attr("value", &mut b.time_offset_ms, 0))?;
     x.flag("PXEDebug", &mut b.pxe_debug, false)?;
     x.since(Version::V1_18).child("NVRAM", |x| {
-        x.rare("path", &mut b.nvram_path, String::new())
+        x.rare("path", &mut b.nvram_path, String::new())?;
+        x.since(Version::V1_19)
+            .rare("keyId", &mut b.nvram_key_id, String::new())?;
+        x.since(Version::V1_19)
+            .rare("keyStore", &mut b.nvram_key_store, String::new())
     })?;
     x.since(Version::V1_18)
         .child("SmbiosUuidLittleEndian", |x| {
@@ -472,6 +505,7 @@ fn ports(x: &mut Xml<'_>, h: &mut Hardware) -> Done {
 
 fn audio(x: &mut Xml<'_>, a: &mut Audio) -> Done {
     x.attr("controller", &mut a.controller, AudioController::Ac97)?;
+    x.need_if(a.controller == AudioController::Hda, Version::V1_11);
     x.since(Version::V1_14)
         .rare("codec", &mut a.codec, AudioCodec::Default)?;
     x.since(Version::V1_19)
@@ -491,7 +525,7 @@ fn io(x: &mut Xml<'_>, io: &mut Io) -> Done {
         x.attr("enabled", &mut io.cache, true)?;
         x.attr("size", &mut io.cache_size_mb, 5)
     })?;
-    x.container("BandwidthGroups", |x| {
+    x.since(Version::V1_11).container("BandwidthGroups", |x| {
         x.list("BandwidthGroup", &mut io.bandwidth_groups, |x, g| {
             x.required("name", &mut g.name)?;
             x.required("type", &mut g.kind)?;

@@ -31,11 +31,23 @@ pub(super) fn machine(x: &mut Xml<'_>, m: &mut Machine) -> Done {
     let priority = &mut m.process_priority;
     x.since(Version::V1_17)
         .rare("VMProcessPriority", priority, ProcessPriority::Default)?;
+    let e = &mut m.encryption;
+    for (name, value) in [
+        ("stateKeyId", &mut e.state_key_id),
+        ("stateKeyStore", &mut e.state_key_store),
+        ("logKeyId", &mut e.log_key_id),
+        ("logKeyStore", &mut e.log_key_store),
+    ] {
+        x.since(Version::V1_19).rare(name, value, String::new())?;
+    }
+    x.since(Version::V1_20)
+        .rare("executionEngine", &mut m.execution_engine, String::new())?;
 
-    x.container("MediaRegistry", |x| media_registry(x, &mut m.media))?;
+    x.since(Version::V1_11)
+        .container("MediaRegistry", |x| media_registry(x, &mut m.media))?;
     x.container("ExtraData", |x| x.map("ExtraDataItem", &mut m.extra_data))?;
     x.text("Description", &mut m.description)?;
-    x.child("Teleporter", |x| {
+    x.since(Version::V1_9).child("Teleporter", |x| {
         let t = &mut m.teleporter;
         x.rare("enabled", &mut t.enabled, false)?;
         x.rare("port", &mut t.port, 0)?;

@@ -60,7 +60,7 @@ pub(crate) fn read<T: Content>(element: &Element, version: Version) -> Result<T,
 /// express it.
 pub(crate) fn write<T: Content>(content: &T, version: Version) -> (Element, Version) {
     let mut element = Element::new(T::ELEMENT);
-    let needs = Cell::new(Version::OLDEST);
+    let needs = Cell::new(Version::OLDEST_WRITTEN);
     let side = Side::Write(&mut element);
     let written = content
         .clone()
@@ -225,6 +225,7 @@ impl<'a> Xml<'a> {
 
     /// An attribute that is there or not; empty is not there.
     pub fn optional<T: Value>(&mut self, name: &str, value: &mut Option<T>) -> Done {
+        let since = self.take_since();
         if self.reading() {
             *value = match self.source(name) {
                 Some(a) if !a.value.is_empty() => self.read_value(name)?,
@@ -232,6 +233,7 @@ impl<'a> Xml<'a> {
             };
         } else if let Some(value) = value {
             let text = value.text();
+            self.need(since);
             self.emit(name, text);
         }
         Ok(())
@@ -264,11 +266,6 @@ impl<'a> Xml<'a> {
             return Err(self.fault(name, &why));
         }
         Ok(())
-    }
-
-    /// Writes an attribute that says nothing; ignored when read.
-    pub fn constant(&mut self, name: &str, value: &str) {
-        self.emit(name, value.to_owned());
     }
 
     /// A child that is a switch: `<PAE enabled="true"/>`.

@@ -25,7 +25,8 @@ pub(super) fn adapter(x: &mut Xml<'_>, a: &mut NetworkAdapter) -> Done {
     check_mac(x, &a.mac)?;
     x.attr("cable", &mut a.cable, true)?;
     x.attr("speed", &mut a.speed, 0)?;
-    x.rare("bootPriority", &mut a.boot_priority, 0)?;
+    x.since(Version::V1_10)
+        .rare("bootPriority", &mut a.boot_priority, 0)?;
     x.rare("trace", &mut a.trace, false)?;
     x.rare("tracefile", &mut a.trace_file, String::new())?;
     // What a file means that does not name the model is PCnet FAST III.
@@ -42,7 +43,7 @@ pub(super) fn adapter(x: &mut Xml<'_>, a: &mut NetworkAdapter) -> Done {
     }
     let used = a.mode;
     let before = a.clone();
-    x.container("DisabledModes", |x| {
+    x.since(Version::V1_10).container("DisabledModes", |x| {
         for (name, mode) in MODES.iter().filter(|(_, mode)| *mode != used) {
             since(x, *mode).child(name, |x| details(x, *mode, a))?;
         }
@@ -104,31 +105,34 @@ fn details(x: &mut Xml<'_>, mode: NetworkMode, a: &mut NetworkAdapter) -> Done {
 
 fn nat(x: &mut Xml<'_>, n: &mut Nat) -> Done {
     x.rare("network", &mut n.network, String::new())?;
-    x.rare("hostip", &mut n.host_ip, String::new())?;
-    x.rare("mtu", &mut n.mtu, 0)?;
-    x.rare("sockrcv", &mut n.sock_recv, 0)?;
-    x.rare("socksnd", &mut n.sock_send, 0)?;
-    x.rare("tcprcv", &mut n.tcp_recv, 0)?;
-    x.rare("tcpsnd", &mut n.tcp_send, 0)?;
+    let details = Version::V1_10;
+    x.since(details)
+        .rare("hostip", &mut n.host_ip, String::new())?;
+    x.since(details).rare("mtu", &mut n.mtu, 0)?;
+    x.since(details).rare("sockrcv", &mut n.sock_recv, 0)?;
+    x.since(details).rare("socksnd", &mut n.sock_send, 0)?;
+    x.since(details).rare("tcprcv", &mut n.tcp_recv, 0)?;
+    x.since(details).rare("tcpsnd", &mut n.tcp_send, 0)?;
     let absent = x.version().nat_reaches_localhost();
     x.since(Version::V1_19)
         .rare("localhost-reachable", &mut n.localhost_reachable, absent)?;
-    x.child("DNS", |x| {
+    x.since(details).child("DNS", |x| {
         x.rare("pass-domain", &mut n.dns.pass_domain, true)?;
         x.rare("use-proxy", &mut n.dns.use_proxy, false)?;
         x.rare("use-host-resolver", &mut n.dns.use_host_resolver, false)
     })?;
-    x.child("Alias", |x| {
+    x.since(details).child("Alias", |x| {
         x.rare("logging", &mut n.alias.logging, false)?;
         x.rare("proxy-only", &mut n.alias.proxy_only, false)?;
         x.rare("use-same-ports", &mut n.alias.use_same_ports, false)
     })?;
-    x.child("TFTP", |x| {
+    x.since(details).child("TFTP", |x| {
         x.rare("prefix", &mut n.tftp.prefix, String::new())?;
         x.rare("boot-file", &mut n.tftp.boot_file, String::new())?;
         x.rare("next-server", &mut n.tftp.next_server, String::new())
     })?;
-    x.list("Forwarding", &mut n.forwards, forward)
+    x.since(details)
+        .list("Forwarding", &mut n.forwards, forward)
 }
 
 pub(super) fn forward(x: &mut Xml<'_>, f: &mut NatForward) -> Done {

@@ -70,7 +70,9 @@ words! {
         ComboKeyboard = "ComboKeyboard",
     }
     /// Chipset.
-    ChipsetType { Piix3 = "PIIX3", Ich9 = "ICH9", }
+    ChipsetType { Piix3 = "PIIX3", Ich9 = "ICH9", Armv8Virtual = "ARMv8Virtual", }
+    /// What processors a machine has (1.20).
+    Architecture { X86 = "x86", Arm = "ARM", }
     /// I/O memory management unit (1.19).
     IommuType { None = "None", Automatic = "Automatic", Amd = "AMD", Intel = "Intel", }
     /// Paravirtualization interface shown to the guest (1.15).

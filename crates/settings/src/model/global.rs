@@ -19,7 +19,13 @@ pub struct Global {
     pub media: MediaRegistry,
     pub dhcp_servers: Vec<DhcpServer>,
     pub nat_networks: Vec<NatNetwork>,
+    /// 1.19.
+    pub host_only_networks: Vec<HostOnlyNetwork>,
+    /// 1.18.
+    pub cloud_networks: Vec<CloudNetwork>,
     pub usb_filters: Vec<UsbFilter>,
+    /// Where USB devices come from beside the host itself (1.16).
+    pub usb_sources: Vec<UsbDeviceSource>,
     pub system: SystemProperties,
 }
 
@@ -87,6 +93,36 @@ impl Default for NatNetwork {
             loopback4: Vec::new(),
         }
     }
+}
+
+/// A host-only network without an interface of its own (1.19).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HostOnlyNetwork {
+    pub name: String,
+    pub mask: String,
+    pub lower_ip: String,
+    pub upper_ip: String,
+    pub id: Option<Uuid>,
+    pub enabled: bool,
+}
+
+/// A network of a cloud provider that machines can join (1.18).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CloudNetwork {
+    pub name: String,
+    pub provider: String,
+    pub profile: String,
+    pub id: String,
+    pub enabled: bool,
+}
+
+/// A source of USB devices, such as a USB/IP server.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UsbDeviceSource {
+    pub id: String,
+    pub backend: String,
+    pub address: String,
+    pub properties: BTreeMap<String, String>,
 }
 
 /// A host loopback address shown in a NAT network at an offset.

@@ -11,6 +11,10 @@ use super::storage::StorageController;
 /// Everything below `Hardware`, and the storage controllers wherever the file has them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hardware {
+    /// Version of the hardware shown to the guest: 1 in machines of VirtualBox 2.0, else 2.
+    pub version: u32,
+    /// What processors the machine has (1.20).
+    pub architecture: Architecture,
     /// Hardware UUID shown to the guest; none means the machine's own.
     pub uuid: Option<Uuid>,
     pub cpu: Cpu,
@@ -58,6 +62,8 @@ pub struct Hardware {
 impl Default for Hardware {
     fn default() -> Self {
         Self {
+            version: 2,
+            architecture: Architecture::X86,
             uuid: None,
             cpu: Cpu::default(),
             memory_mb: 128,
@@ -202,6 +208,8 @@ pub struct Cpu {
     pub long_mode: bool,
     pub apic: bool,
     pub x2apic: bool,
+    /// Shows the guest a made-up CPU name (1.10).
+    pub synthetic: bool,
     pub triple_fault_reset: bool,
     pub nested_hw_virt: bool,
     pub ibpb_on_vm_exit: bool,
@@ -238,6 +246,7 @@ impl Default for Cpu {
             long_mode: true,
             apic: true,
             x2apic: false,
+            synthetic: false,
             triple_fault_reset: false,
             nested_hw_virt: false,
             ibpb_on_vm_exit: false,
@@ -380,6 +389,9 @@ pub struct Bios {
     pub pxe_debug: bool,
     /// File with the non-volatile memory (1.18); empty if there is none yet.
     pub nvram_path: String,
+    /// Password and wrapped key of an encrypted one (1.19).
+    pub nvram_key_id: String,
+    pub nvram_key_store: String,
     /// Whether SMBIOS shows the hardware UUID's first fields little-endian (1.18).
     pub smbios_uuid_little_endian: bool,
     pub auto_serial_number: bool,
@@ -399,6 +411,8 @@ impl Default for Bios {
             time_offset_ms: 0,
             pxe_debug: false,
             nvram_path: String::new(),
+            nvram_key_id: String::new(),
+            nvram_key_store: String::new(),
             smbios_uuid_little_endian: false,
             auto_serial_number: false,
         }
@@ -538,6 +552,8 @@ pub struct SharedFolder {
     pub writable: bool,
     pub auto_mount: bool,
     pub auto_mount_point: String,
+    /// Which symbolic links the guest may follow and make (1.20); empty for the default.
+    pub symlink_policy: String,
 }
 
 impl Default for SharedFolder {
@@ -548,6 +564,7 @@ impl Default for SharedFolder {
             writable: true,
             auto_mount: false,
             auto_mount_point: String::new(),
+            symlink_policy: String::new(),
         }
     }
 }

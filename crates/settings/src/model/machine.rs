@@ -32,6 +32,9 @@ pub struct Machine {
     /// Whether the present state differs from the current snapshot.
     pub current_state_modified: bool,
     pub process_priority: ProcessPriority,
+    pub encryption: Encryption,
+    /// Name of the engine that is wanted (1.20); empty for the product's choice.
+    pub execution_engine: String,
     pub media: MediaRegistry,
     /// Free key-value pairs of programs and users.
     pub extra_data: BTreeMap<String, String>,
@@ -92,6 +95,8 @@ impl Default for Machine {
             aborted: false,
             current_state_modified: true,
             process_priority: ProcessPriority::Default,
+            encryption: Encryption::default(),
+            execution_engine: String::new(),
             media: MediaRegistry::default(),
             extra_data: BTreeMap::new(),
             description: String::new(),
@@ -117,6 +122,15 @@ pub struct Snapshot {
     pub state_file: Option<String>,
     pub hardware: Box<Hardware>,
     pub children: Vec<Snapshot>,
+}
+
+/// Keys of an encrypted machine's files other than its disks (1.19).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Encryption {
+    pub state_key_id: String,
+    pub state_key_store: String,
+    pub log_key_id: String,
+    pub log_key_store: String,
 }
 
 /// Waiting for a machine to come in from another host.
