@@ -354,9 +354,7 @@ fn drives_in(holder: &mut Element) {
             .filter(is_device)
             .any(|d| place(d) == (1, 0))
         {
-            let behind = |n: &Node| {
-                matches!(n, Node::Element(e) if e.is("AttachedDevice") && place(e) > (1, 0))
-            };
+            let behind = |n: &Node| matches!(n, Node::Element(e) if e.is("AttachedDevice") && place(e) > (1, 0));
             let at = controller.children.iter().position(behind);
             let at = at.unwrap_or(controller.children.len());
             controller.children.insert(at, Node::Element(device));
@@ -407,9 +405,8 @@ fn take_where(parent: &mut Element, is: impl Fn(&Element) -> bool) -> Option<Ele
 fn drives_out(holder: &mut Element) {
     let storage = holder.child_or_new("StorageControllers");
     let dvd = find_mut(storage, is_ide).and_then(|ide| {
-        let is_dvd = |e: &Element| {
-            e.is("AttachedDevice") && e.value("type") == "DVD" && place(e) == (1, 0)
-        };
+        let is_dvd =
+            |e: &Element| e.is("AttachedDevice") && e.value("type") == "DVD" && place(e) == (1, 0);
         take_where(ide, is_dvd)
     });
     let floppy = take_where(storage, |e| {
@@ -454,11 +451,7 @@ pub(crate) fn remote_display_property(name: &str, value: &str) -> Version {
         "VideoChannel/Quality" => value.parse::<u32>().is_ok(),
         _ => false,
     };
-    if fits {
-        Version::V1_10
-    } else {
-        Version::V1_11
-    }
+    if fits { Version::V1_10 } else { Version::V1_11 }
 }
 
 fn remote_display_in(holder: &mut Element) {
@@ -621,6 +614,8 @@ fn platform_in(holder: &mut Element) {
         && holder.child("Hardware").is_some()
     {
         let hardware = holder.child_or_new("Hardware");
+        // `Hardware` has none of its own.
+        hardware.take_attribute("architecture");
         if let Some(architecture) = platform.take_attribute("architecture") {
             hardware.attributes.push(architecture);
         }
@@ -694,7 +689,5 @@ fn platform_out(holder: &mut Element) {
         let firmware = hardware.child_or_new("Firmware");
         firmware.children.append(&mut bios.children);
     }
-    holder
-        .children
-        .insert(at + 1, Node::Element(platform));
+    holder.children.insert(at + 1, Node::Element(platform));
 }

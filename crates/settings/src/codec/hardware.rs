@@ -99,8 +99,11 @@ fn contents(x: &mut Xml<'_>, h: &mut Hardware) -> Done {
             x.explicit("writable", &mut f.writable, true)?;
             x.since(Version::V1_11)
                 .explicit("autoMount", &mut f.auto_mount, false)?;
-            x.since(Version::V1_17)
-                .rare("autoMountPoint", &mut f.auto_mount_point, String::new())?;
+            x.since(Version::V1_17).rare(
+                "autoMountPoint",
+                &mut f.auto_mount_point,
+                String::new(),
+            )?;
             x.since(Version::V1_20)
                 .rare("symlinkPolicy", &mut f.symlink_policy, String::new())
         })

@@ -18,7 +18,8 @@ pub(super) fn controller(x: &mut Xml<'_>, c: &mut StorageController) -> Done {
         .explicit("useHostIOCache", &mut c.use_host_io_cache, true)?;
     x.since(Version::V1_11)
         .explicit("Bootable", &mut c.bootable, true)?;
-    x.since(Version::V1_9).rare("Instance", &mut c.instance, 0)?;
+    x.since(Version::V1_9)
+        .rare("Instance", &mut c.instance, 0)?;
     if c.kind == T::Ahci {
         let names = [
             "IDE0MasterEmulationPort",
