@@ -34,6 +34,8 @@ pub struct Medium {
     pub info: Option<MediaInfo>,
     /// Machine whose settings file keeps it; nil is `VirtualBox.xml`.
     pub registry: Option<Uuid>,
+    /// Rank among all media, in the order they became known: that of the files they are kept in.
+    order: u64,
 }
 
 impl Medium {
@@ -52,6 +54,7 @@ impl Medium {
             error: String::new(),
             info: None,
             registry: None,
+            order: 0,
         }
     }
 
@@ -123,6 +126,8 @@ pub fn device_type(kind: MediaKind) -> DeviceType {
 #[derive(Debug, Default)]
 pub struct Media {
     list: BTreeMap<Uuid, Medium>,
+    /// The last rank given.
+    last: u64,
 }
 
 impl Media {
@@ -131,6 +136,7 @@ impl Media {
         let owner = Some(owner.unwrap_or(Uuid::nil()));
         let mut open: Vec<(&HardDisk, Option<Uuid>)> =
             registry.hard_disks.iter().map(|d| (d, None)).collect();
+        open.reverse();
         while let Some((disk, parent)) = open.pop() {
             let location = settings::resolve_path(&disk.location, folder);
             let mut medium = Medium::new(
@@ -145,8 +151,8 @@ impl Media {
             medium.description.clone_from(&disk.description);
             medium.properties.clone_from(&disk.properties);
             medium.registry = owner;
-            self.list.entry(disk.uuid).or_insert(medium);
-            open.extend(disk.children.iter().map(|c| (c, Some(disk.uuid))));
+            self.insert_unless_known(medium);
+            open.extend(disk.children.iter().rev().map(|c| (c, Some(disk.uuid))));
         }
         let images = |list: &[Image], kind: DeviceType| {
             list.iter()
@@ -165,13 +171,21 @@ impl Media {
             .into_iter()
             .chain(images(&registry.floppies, DeviceType::Floppy))
         {
-            self.list.entry(m.id).or_insert(m);
+            self.insert_unless_known(m);
+        }
+    }
+
+    fn insert_unless_known(&mut self, mut medium: Medium) {
+        if !self.list.contains_key(&medium.id) {
+            self.last += 1;
+            medium.order = self.last;
+            self.list.insert(medium.id, medium);
         }
     }
 
     /// The registry that a settings file in `folder` keeps for `owner`.
     pub fn registry(&self, owner: Uuid, folder: &Path) -> MediaRegistry {
-        let mine = || self.list.values().filter(|m| m.registry == Some(owner));
+        let mine: Vec<&Medium> = self.in_order(|m| m.registry == Some(owner));
         let location = |m: &Medium| {
             settings::store_path(&m.location, folder)
                 .unwrap_or_else(|| m.location.to_string_lossy().into_owned())
@@ -183,7 +197,7 @@ impl Media {
             description: m.description.clone(),
             properties: m.properties.clone(),
         };
-        let of = |kind: DeviceType| mine().filter(move |m| m.kind == kind);
+        let of = |kind: DeviceType| mine.iter().copied().filter(move |m| m.kind == kind);
         let is_root = |m: &&Medium| {
             m.parent
                 .and_then(|p| self.list.get(&p))
@@ -199,6 +213,12 @@ impl Media {
         }
     }
 
+    fn in_order(&self, wanted: impl Fn(&Medium) -> bool) -> Vec<&Medium> {
+        let mut found: Vec<&Medium> = self.list.values().filter(|m| wanted(m)).collect();
+        found.sort_by_key(|m| m.order);
+        found
+    }
+
     fn tree(
         &self,
         medium: &Medium,
@@ -206,11 +226,10 @@ impl Media {
         location: &dyn Fn(&Medium) -> String,
         depth: u32,
     ) -> HardDisk {
+        // A loop of parents in a damaged file must not keep us here.
         let children = self
-            .list
-            .values()
-            // A loop of parents in a damaged file must not keep us here.
-            .filter(|m| depth < 300 && m.parent == Some(medium.id) && m.registry == Some(owner))
+            .in_order(|m| depth < 300 && m.parent == Some(medium.id) && m.registry == Some(owner))
+            .into_iter()
             .map(|m| self.tree(m, owner, location, depth + 1))
             .collect();
         HardDisk {
@@ -233,7 +252,9 @@ impl Media {
         self.list.get_mut(&id).ok_or_else(|| unknown(id))
     }
 
-    pub fn insert(&mut self, medium: Medium) {
+    pub fn insert(&mut self, mut medium: Medium) {
+        self.last += 1;
+        medium.order = self.last;
         self.list.insert(medium.id, medium);
     }
 

@@ -32,6 +32,14 @@ impl MachineFile {
         &mut self.0.content
     }
 
+    /// Whether the file has a place for media. Those of machines before 4.0 are all in
+    /// `VirtualBox.xml`, and stay there as long as the file stays what it is.
+    pub fn can_keep_media(&self) -> bool {
+        self.0
+            .version_on_disk()
+            .is_none_or(|v| v >= settings::Version::V1_11)
+    }
+
     /// # Errors
     /// `VBOX_E_FILE_ERROR`.
     pub fn save(&mut self) -> api::Result<()> {

@@ -42,7 +42,9 @@ impl SystemObject {
 
 /// Where new machines go.
 pub fn machine_folder(properties: &m::SystemProperties) -> api::Result<String> {
-    if !properties.default_machine_folder.is_empty() {
+    // The second is what it was before 4.0, below the configuration folder: the machines there stay,
+    // new ones go where new ones go.
+    if !matches!(properties.default_machine_folder.as_str(), "" | "Machines") {
         return Ok(properties.default_machine_folder.clone());
     }
     iprt::path::default_machine_folder()

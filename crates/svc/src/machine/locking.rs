@@ -65,7 +65,12 @@ impl MachineObject {
             if !running {
                 follow_name(state, id, &new)?;
             }
-            adopt_media(&mut state.media, id, &new);
+            let keeper = match &state.machine(id)?.contents {
+                Ok(file) if !file.can_keep_media() => Uuid::nil(),
+                _ => id,
+            };
+            adopt_media(&mut state.media, keeper, &new);
+            save_global_media(state)?;
             let folder = state.machine(id)?.folder().to_owned();
             new.media = state.media.registry(id, &folder);
             new.current_state_modified = true;
@@ -332,7 +337,11 @@ fn follow_name(state: &mut State, id: Uuid, new: &Machine) -> api::Result<()> {
         }
         std::fs::rename(&old_folder, &folder).map_err(|e| failed(e, &folder))?;
     }
-    let name = format!("{}.vbox", new.name);
+    // Machines before 4.0 have `.xml`.
+    let extension = old_file
+        .extension()
+        .map_or("vbox".into(), |e| e.to_string_lossy());
+    let name = format!("{}.{extension}", new.name);
     let moved = |base: &Path| base.join(old_file.file_name().unwrap_or_default());
     let file = folder.join(&name);
     if let Err(e) = std::fs::rename(moved(&folder), &file) {
@@ -346,6 +355,19 @@ fn follow_name(state: &mut State, id: Uuid, new: &Machine) -> api::Result<()> {
         contents.set_path(file);
     }
     Ok(())
+}
+
+/// Writes the media that `VirtualBox.xml` keeps, if they are others than it says.
+fn save_global_media(state: &mut State) -> api::Result<()> {
+    let folder = state.global.folder().to_owned();
+    let registry = state.media.registry(Uuid::nil(), &folder);
+    if state.global.settings().media == registry {
+        return Ok(());
+    }
+    state.global.change(|g| {
+        g.media = registry;
+        Ok(())
+    })
 }
 
 /// Enters a machine and its present path into `VirtualBox.xml`.

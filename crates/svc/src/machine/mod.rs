@@ -95,7 +95,6 @@ impl server::IMachine for MachineObject {
 
     constants! {
         parent: ObjRef = ObjRef::new(api::connect::ROOT);
-        hardware_version: String = "2".into();
         settings_aux_file_path: String = String::new();
         usb_proxy_available: bool = false;
         state_key_id: String = String::new();
@@ -142,6 +141,9 @@ impl server::IMachine for MachineObject {
     }
     fn last_state_change(&self, _cx: &Call) -> api::Result<i64> {
         self.0.entry(|e| Ok(e.since))
+    }
+    fn hardware_version(&self, _cx: &Call) -> api::Result<String> {
+        self.get(|m| m.hardware.version.to_string())
     }
     fn state_file_path(&self, _cx: &Call) -> api::Result<String> {
         let folder = self.folder()?;
@@ -505,6 +507,7 @@ impl server::IMachine for MachineObject {
                 writable,
                 auto_mount: automount,
                 auto_mount_point,
+                ..settings::model::SharedFolder::default()
             });
             Ok(())
         })

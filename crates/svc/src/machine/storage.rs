@@ -348,7 +348,8 @@ fn find<'a>(
         .ok_or_else(|| no_device(name, port, device))
 }
 
-/// Gives attached media that no settings file keeps to this machine's.
+/// Gives attached media that no settings file keeps to `owner`: a machine, or nil for
+/// `VirtualBox.xml`.
 pub fn adopt_media(media: &mut Media, owner: Uuid, machine: &Machine) {
     let tops: Vec<Uuid> = media::attached(&machine.hardware).collect();
     let all: Vec<Uuid> = tops.into_iter().flat_map(|t| media.chain(t)).collect();
