@@ -35,6 +35,13 @@ impl MachineObject {
             if entry.session_state != SessionState::Unlocked || is_running(entry.state) {
                 return Err(session::locked(entry));
             }
+            if settings.hardware.architecture != settings::model::Architecture::X86 {
+                let text = format!(
+                    "The machine '{}' has an ARM processor, which this host cannot run",
+                    settings.name
+                );
+                return Err(Error::new(ResultCode::VBOX_E_NOT_SUPPORTED, text));
+            }
             Ok(settings.clone())
         })?;
         let frontend = match frontend {
