@@ -30,17 +30,17 @@ pub(super) fn global(x: &mut Xml<'_>, g: &mut Global) -> Done {
         })?;
         x.since(Version::V1_19).child("HostOnlyNetworks", |x| {
             x.list("HostOnlyNetwork", &mut g.host_only_networks, |x, n| {
-                x.required("name", &mut n.name)?;
+                x.explicit("name", &mut n.name, String::new())?;
                 x.rare("networkMask", &mut n.mask, String::new())?;
                 x.rare("lowerIP", &mut n.lower_ip, String::new())?;
                 x.rare("upperIP", &mut n.upper_ip, String::new())?;
-                x.optional("id", &mut n.id)?;
+                x.rare("id", &mut n.id, String::new())?;
                 x.explicit("enabled", &mut n.enabled, true)
             })
         })?;
         x.since(Version::V1_18).child("CloudNetworks", |x| {
             x.list("CloudNetwork", &mut g.cloud_networks, |x, n| {
-                x.required("name", &mut n.name)?;
+                x.explicit("name", &mut n.name, String::new())?;
                 x.rare("providerShortName", &mut n.provider, String::new())?;
                 x.rare("profileName", &mut n.profile, String::new())?;
                 x.rare("id", &mut n.id, String::new())?;
@@ -57,7 +57,7 @@ pub(super) fn global(x: &mut Xml<'_>, g: &mut Global) -> Done {
     x.always("SystemProperties", |x| system(x, &mut g.system))?;
     x.since(Version::V1_16).child("USBDeviceSources", |x| {
         x.list("USBDeviceSource", &mut g.usb_sources, |x, s| {
-            x.required("id", &mut s.id)?;
+            x.explicit("id", &mut s.id, String::new())?;
             x.explicit("backend", &mut s.backend, String::new())?;
             x.explicit("address", &mut s.address, String::new())?;
             x.map("Property", &mut s.properties)

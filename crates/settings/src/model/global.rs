@@ -102,7 +102,8 @@ pub struct HostOnlyNetwork {
     pub mask: String,
     pub lower_ip: String,
     pub upper_ip: String,
-    pub id: Option<Uuid>,
+    /// A UUID.
+    pub id: String,
     pub enabled: bool,
 }
 

@@ -11,6 +11,7 @@ mod installer;
 mod kill;
 mod memory;
 mod memtest;
+mod old_home;
 mod small;
 mod smp;
 mod soak;
