@@ -129,15 +129,27 @@ impl<T: Content> SettingsFile<T> {
 
     /// The format version the file would be saved with: what it has, or what its settings need.
     ///
-    /// A file before [`Version::OLDEST_WRITTEN`] becomes that when it changes.
+    /// A file before [`Version::OLDEST_WRITTEN`] becomes that when it changes. What is newer than the
+    /// version of the file it was read from does not raise it, if the layout has room for it.
     pub fn version(&self) -> Version {
-        match &self.origin {
-            Some(origin) if origin.content == self.content => origin.version,
-            origin => {
-                let (_, needed) = codec::write(&self.content, Version::OLDEST_WRITTEN);
-                origin.as_ref().map_or(T::NEW, |o| o.version).max(needed)
-            }
+        let needed = |content| codec::write(content, Version::OLDEST_WRITTEN).1;
+        let Some(origin) = &self.origin else {
+            return T::NEW.max(needed(&self.content));
+        };
+        if origin.content == self.content {
+            return origin.version;
         }
+        let own = origin.version.max(Version::OLDEST_WRITTEN);
+        let needed_now = needed(&self.content);
+        let fits = || {
+            let (mut element, _) = codec::write(&self.content, own);
+            shape::from_plain(&mut element, own);
+            read_element(&element, own).is_ok_and(|read: T| read == self.content)
+        };
+        if needed_now > own && needed_now <= needed(&origin.content) && fits() {
+            return own;
+        }
+        own.max(needed_now)
     }
 
     /// The format version on disk; none for a file that was not saved yet.

@@ -87,9 +87,9 @@ impl Version {
         self >= Self::V1_13
     }
 
-    /// A machine without `Paravirt` element behaves as `Legacy` before 1.15, as `Default` since.
-    pub(crate) fn has_paravirt(self) -> bool {
-        self >= Self::V1_15
+    /// A network card that does not say is unplugged before 1.16, plugged in since.
+    pub(crate) fn cables_are_plugged(self) -> bool {
+        self >= Self::V1_16
     }
 
     /// Until 1.18, sound that is on is on in both directions unless the file says otherwise; from
@@ -103,15 +103,15 @@ impl Version {
         self < Self::V1_19
     }
 
-    /// `Hardware/@version` is always written before 1.16. A file before 1.4 that does not have it
-    /// means 1, a newer one 2.
+    /// `Hardware/@version` is always written before 1.16. A file before 1.7 that does not have it
+    /// means 1, a newer one 2: some versions left it out by mistake.
     pub(crate) fn has_hardware_version(self) -> bool {
         (Self::V1_4..Self::V1_16).contains(&self)
     }
 
     /// The hardware version of a file that does not say.
     pub(crate) fn default_hardware_version(self) -> u32 {
-        if self < Self::V1_4 { 1 } else { 2 }
+        if self < Self::V1_7 { 1 } else { 2 }
     }
 
     /// `DVDDrive` and `FloppyDrive` in `Hardware` before 1.9, attached devices since.

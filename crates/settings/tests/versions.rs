@@ -161,6 +161,47 @@ fn globals_change_and_change_back() {
     }
 }
 
+/// Newer products write some of their settings into files of older versions: that alone is no
+/// reason to raise them.
+#[test]
+fn what_an_old_file_already_says_does_not_raise_it() {
+    let (name, text) = &fixtures("v1.11")[0];
+    let text = text.replace("<Machine ", "<Machine icon=\"aWNvbg==\" ");
+    let mut file = machine(name, &text);
+    file.content.hardware.memory_mb += 4;
+    assert_eq!(file.version(), Version::V1_11);
+    let new = file.to_text().unwrap();
+    assert!(new.contains("1.11-") && new.contains("icon="), "{new}");
+    assert_eq!(machine(name, &new).content, file.content);
+    file.content.hardware.cpu.x2apic = true;
+    assert_eq!(file.version(), Version::V1_16);
+    // Where the layout has no room, the file must rise.
+    let (name, text) = &fixtures("v1.9")[0];
+    let text = text.replace("\"1.9-", "\"1.7-");
+    let mut file = machine(name, &text);
+    assert_eq!(file.version(), Version::V1_7);
+    file.content.hardware.memory_mb += 4;
+    assert_eq!(file.version(), Version::V1_9);
+    assert_eq!(
+        machine(name, &file.to_text().unwrap()).content,
+        file.content
+    );
+}
+
+/// Editors and version control change line ends and indentation.
+#[test]
+fn other_white_space_is_the_same_file() {
+    for (name, text) in fixtures("v1.") {
+        let other = text.replace('\n', "\r\n").replace("    ", "\t");
+        let other = format!("\u{feff}{other}");
+        let mut file = machine(&name, &other);
+        assert_eq!(file.to_text().unwrap(), other);
+        file.content.hardware.memory_mb += 4;
+        let new = file.to_text().unwrap();
+        assert_eq!(machine(&name, &new).content, file.content, "{name}");
+    }
+}
+
 /// Every machine raised to every version that follows, by a setting that needs it.
 #[test]
 fn raised_files_say_the_same_as_before() {
@@ -453,7 +494,14 @@ fn from_1_11_to_1_20() {
     assert_eq!((m.groups.len(), m.autostart.delay), (2, 30));
     assert_eq!(m.snapshot_folder, "F:\\Snaps");
 
-    let m = fixture("v1.15").content;
+    // Newer products leave defaults out of older versions as well.
+    let h = fixture("v1.15-windows").content.hardware;
+    assert_eq!(h.network.len(), 29);
+    assert!(h.adapter(0).cable && !h.adapter(35).cable);
+    assert!(h.audio.enabled_out && !h.audio.enabled_in);
+    assert_eq!(h.paravirt.provider, ParavirtProvider::Default);
+
+    let m = fixture("v1.15-linux").content;
     let mut depth = 0;
     let mut open = m.snapshot.as_deref();
     while let Some(snapshot) = open {

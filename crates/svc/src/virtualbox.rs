@@ -42,9 +42,14 @@ impl VirtualBoxObject {
         check_name(name)?;
         let group = checked_groups(vec![group.to_owned()])?.remove(0);
         let base = match base {
-            "" => self
-                .0
-                .with(|s| crate::system::machine_folder(&s.global.settings().system))?,
+            // A relative one is below the configuration folder.
+            "" => {
+                let folder = |s: &mut crate::state::State| {
+                    crate::system::machine_folder(&s.global.settings().system)
+                };
+                let folder = self.0.home.join(self.0.with(folder)?);
+                folder.to_string_lossy().into_owned()
+            }
             given => given.to_owned(),
         };
         if !Path::new(&base).is_absolute() {

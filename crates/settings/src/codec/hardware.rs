@@ -184,8 +184,9 @@ fn cpu(x: &mut Xml<'_>, c: &mut Cpu) -> Done {
     x.since(V::V1_14).child("LongMode", |x| {
         x.explicit("enabled", &mut c.long_mode, true)
     })?;
-    x.since(V::V1_10)
-        .flag("HardwareVirtExLargePages", &mut c.large_pages, false)?;
+    x.since(V::V1_10).child("HardwareVirtExLargePages", |x| {
+        x.explicit("enabled", &mut c.large_pages, false)
+    })?;
     x.since(V::V1_11)
         .flag("HardwareVirtForce", &mut c.hw_virt_force, false)?;
     let rare = |x: &mut Xml<'_>, since, name: &str, value: &mut bool, default| {
@@ -270,11 +271,8 @@ fn cpu(x: &mut Xml<'_>, c: &mut Cpu) -> Done {
 }
 
 fn paravirt(x: &mut Xml<'_>, p: &mut Paravirt) -> Done {
-    let absent = if x.version().has_paravirt() {
-        ParavirtProvider::Default
-    } else {
-        ParavirtProvider::Legacy
-    };
+    // Products write `Default` out, and nothing for `Legacy`.
+    let absent = ParavirtProvider::Legacy;
     x.since(Version::V1_15).child("Paravirt", |x| {
         x.attr("provider", &mut p.provider, absent)?;
         x.since(Version::V1_16)
@@ -385,11 +383,11 @@ fn bios(x: &mut Xml<'_>, b: &mut Bios) -> Done {
         x.since(Version::V1_19)
             .rare("keyStore", &mut b.nvram_key_store, String::new())
     })?;
-    x.since(Version::V1_18)
-        .child("SmbiosUuidLittleEndian", |x| {
-            x.rare("enabled", &mut b.smbios_uuid_little_endian, false)
-        })?;
-    x.since(Version::V1_19).child("AutoSerialNumGen", |x| {
+    // Products write these two into older versions, and do not raise files for them.
+    x.child("SmbiosUuidLittleEndian", |x| {
+        x.rare("enabled", &mut b.smbios_uuid_little_endian, false)
+    })?;
+    x.child("AutoSerialNumGen", |x| {
         x.rare("enabled", &mut b.auto_serial_number, false)
     })
 }

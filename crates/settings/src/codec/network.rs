@@ -23,7 +23,8 @@ pub(super) fn adapter(x: &mut Xml<'_>, a: &mut NetworkAdapter) -> Done {
     x.attr("enabled", &mut a.enabled, false)?;
     x.rare("MACAddress", &mut a.mac, String::new())?;
     check_mac(x, &a.mac)?;
-    x.attr("cable", &mut a.cable, true)?;
+    let plugged = x.version().cables_are_plugged();
+    x.attr("cable", &mut a.cable, plugged)?;
     x.attr("speed", &mut a.speed, 0)?;
     x.since(Version::V1_10)
         .rare("bootPriority", &mut a.boot_priority, 0)?;

@@ -392,7 +392,7 @@ pub struct Bios {
     /// Password and wrapped key of an encrypted one (1.19).
     pub nvram_key_id: String,
     pub nvram_key_store: String,
-    /// Whether SMBIOS shows the hardware UUID's first fields little-endian (1.18).
+    /// Whether SMBIOS shows the hardware UUID's first fields little-endian.
     pub smbios_uuid_little_endian: bool,
     pub auto_serial_number: bool,
 }
