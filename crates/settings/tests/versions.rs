@@ -500,6 +500,9 @@ fn from_1_11_to_1_20() {
     assert!(h.adapter(0).cable && !h.adapter(35).cable);
     assert!(h.audio.enabled_out && !h.audio.enabled_in);
     assert_eq!(h.paravirt.provider, ParavirtProvider::Default);
+    let silent = |name: &str| fixture(name).content.hardware.paravirt.provider;
+    assert_eq!(silent("v1.14"), ParavirtProvider::Legacy);
+    assert_eq!(silent("v1.18"), ParavirtProvider::Default);
 
     let m = fixture("v1.15-linux").content;
     let mut depth = 0;
@@ -529,6 +532,8 @@ fn from_1_11_to_1_20() {
     let h = fixture("v1.18").content.hardware;
     assert_eq!(h.adapter(0).mode, NetworkMode::Cloud);
     assert!(!h.cpu.virt_vmsave_vmload && h.bios.smbios_uuid_little_endian);
+    assert!(h.video_capture.beside_hardware);
+    assert_eq!((h.video_capture.max_time, h.video_capture.fps), (30, 10));
 
     let m = fixture("v1.20-linux").content;
     let h = &m.hardware;

@@ -68,8 +68,10 @@ fn contents(x: &mut Xml<'_>, h: &mut Hardware) -> Done {
     paravirt(x, &mut h.paravirt)?;
     boot(x, &mut h.boot_order)?;
     x.child("Display", |x| display(x, &mut h.display))?;
-    x.since(Version::V1_14)
-        .child("VideoCapture", |x| video_capture(x, &mut h.video_capture))?;
+    if x.has("VideoCapture") || !(x.reading() || h.video_capture.beside_hardware) {
+        x.since(Version::V1_14)
+            .child("VideoCapture", |x| video_capture(x, &mut h.video_capture))?;
+    }
     x.child("RemoteDisplay", |x| {
         remote_display(x, &mut h.remote_display)
     })?;
@@ -271,8 +273,12 @@ fn cpu(x: &mut Xml<'_>, c: &mut Cpu) -> Done {
 }
 
 fn paravirt(x: &mut Xml<'_>, p: &mut Paravirt) -> Done {
-    // Products write `Default` out, and nothing for `Legacy`.
-    let absent = ParavirtProvider::Legacy;
+    // Where products leave it out: before 1.16 they write `Default` like any other word.
+    let absent = if x.version().omits_defaults() {
+        ParavirtProvider::Default
+    } else {
+        ParavirtProvider::Legacy
+    };
     x.since(Version::V1_15).child("Paravirt", |x| {
         x.attr("provider", &mut p.provider, absent)?;
         x.since(Version::V1_16)
@@ -325,6 +331,18 @@ fn display(x: &mut Xml<'_>, d: &mut Display) -> Done {
     x.attr("accelerate3D", &mut d.accelerate_3d, false)?;
     x.since(Version::V1_8)
         .attr("accelerate2DVideo", &mut d.accelerate_2d_video, false)
+}
+
+/// What products from 6.0 on have beside `Hardware`.
+pub(super) fn recording_beside(x: &mut Xml<'_>, h: &mut Hardware) -> Done {
+    if x.has("VideoCapture") {
+        h.video_capture.beside_hardware = true;
+    }
+    if !h.video_capture.beside_hardware {
+        return Ok(());
+    }
+    x.since(Version::V1_14)
+        .child("VideoCapture", |x| video_capture(x, &mut h.video_capture))
 }
 
 fn video_capture(x: &mut Xml<'_>, v: &mut VideoCapture) -> Done {

@@ -1,6 +1,6 @@
 //! `Machine` and the snapshot tree.
 
-use super::hardware::{hardware, storage_beside};
+use super::hardware::{hardware, recording_beside, storage_beside};
 use super::storage::media_registry;
 use super::{Done, Xml};
 use crate::model::*;
@@ -68,6 +68,7 @@ pub(super) fn machine(x: &mut Xml<'_>, m: &mut Machine) -> Done {
     }
     hardware(x, &mut m.hardware)?;
     storage_beside(x, &mut m.hardware)?;
+    recording_beside(x, &mut m.hardware)?;
 
     groups(x, &mut m.groups)?;
     x.child("Debugging", |x| {
@@ -116,6 +117,7 @@ fn snapshot(x: &mut Xml<'_>, s: &mut Snapshot) -> Done {
     x.text("Description", &mut s.description)?;
     hardware(x, &mut s.hardware)?;
     storage_beside(x, &mut s.hardware)?;
+    recording_beside(x, &mut s.hardware)?;
     x.child("Snapshots", |x| {
         x.list("Snapshot", &mut s.children, snapshot)
     })

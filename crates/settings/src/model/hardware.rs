@@ -309,6 +309,8 @@ impl Default for Display {
 /// Recording of the screens (1.14).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VideoCapture {
+    /// Whether the file has it beside `Hardware`, as products from 6.0 on do.
+    pub beside_hardware: bool,
     pub enabled: bool,
     pub file: String,
     /// One bit per screen that is recorded.
@@ -328,6 +330,7 @@ pub struct VideoCapture {
 impl Default for VideoCapture {
     fn default() -> Self {
         Self {
+            beside_hardware: false,
             enabled: false,
             file: String::new(),
             screens: u64::MAX,
