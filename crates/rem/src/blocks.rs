@@ -1,5 +1,6 @@
 //! The store of translations: lookup, wiring of jumps, invalidation.
 
+mod parts;
 mod spaces;
 mod template;
 
@@ -9,13 +10,14 @@ use std::hash::{BuildHasherDefault, Hasher};
 use crate::Error;
 use crate::allocator;
 use crate::cache::Cache;
-use crate::ctx::{self, Ctx, JC_TABLES, JcTable, SLOTS};
+use crate::ctx::{self, Ctx, JC_TABLES, JcTable};
 use crate::emit::Code;
 use crate::mode::Mode;
 use crate::site::{Exec, Link, Mark, Site, Wire};
 use crate::translate::{Checked, PARKED, Translation, Variant};
+use parts::{BLOCK_BITS, FIRST_SLOT, LAST_SLOT, LINK_BITS, Parts};
 pub use template::relocate;
-use template::{INDEX_BITS, MAX_BLOCKS, Template, Templates};
+use template::{INDEX_BITS, Template, Templates};
 
 /// What names a translation: RAM offset of its first byte, offset in CS, mode number with
 /// [`variant`].
@@ -103,7 +105,7 @@ struct Out {
 pub struct Blocks {
     /// Where the code is.
     pub cache: Cache,
-    blocks: Vec<Block>,
+    blocks: Parts<Block, BLOCK_BITS>,
     by_key: Map<Key, u32>,
     templates: Templates,
     /// The latest template of code that could be used elsewhere, by RAM offset and mode: as long as
@@ -116,7 +118,7 @@ pub struct Blocks {
     /// are of no interest to them.
     checked: Map<u32, Checked>,
     checked_by_page: Map<u64, Vec<u32>>,
-    outs: Vec<Out>,
+    outs: Parts<Out, LINK_BITS>,
     /// Copies of stores' code that end in a `Store` call: by argument, place in the cache and how
     /// long the code before the call is.
     bounces: Map<u32, (u32, u32)>,
@@ -125,7 +127,8 @@ pub struct Blocks {
     /// Some of them, looked at first.
     recent_modes: Vec<(Mode, u32)>,
     next_recent: usize,
-    next_slot: u32,
+    /// Of those for translations and of those for copies.
+    next_slot: [u32; 2],
     /// Links with wired slots: those to local pages, those to global ones.
     live_slots: [Vec<u32>; 2],
     /// Set entries of the tables for indirect jumps: table and index, for targets on local pages
@@ -144,8 +147,12 @@ pub struct Blocks {
     jc_owner: [u32; JC_TABLES],
     /// Wired links into other modes: such a jump relies on the tables being those of the mode.
     crossing: Vec<u32>,
+    /// Times numbers of blocks and links got another meaning.
+    pub generation: u64,
     /// Times everything was thrown away for lack of room.
     pub full_flushes: u64,
+    /// Times all copies were.
+    pub copy_flushes: u64,
     /// Blocks dropped because their code was written.
     pub invalidated: u64,
     /// Blocks translated.
@@ -172,7 +179,7 @@ impl Blocks {
     pub fn new(size: usize) -> Result<Self, Error> {
         Ok(Self {
             cache: Cache::new(size)?,
-            blocks: Vec::new(),
+            blocks: Parts::default(),
             by_key: Map::default(),
             templates: Templates::default(),
             by_code: Map::default(),
@@ -180,13 +187,13 @@ impl Blocks {
             checked: Map::default(),
             checked_by_page: Map::default(),
             recent: vec![(NO_KEY, 0); RECENT].into(),
-            outs: Vec::new(),
+            outs: Parts::default(),
             bounces: Map::default(),
             modes: Vec::new(),
             mode_ids: Map::default(),
             recent_modes: Vec::with_capacity(RECENT_MODES),
             next_recent: 0,
-            next_slot: 0,
+            next_slot: FIRST_SLOT,
             live_slots: [Vec::new(), Vec::new()],
             live_jc: [Vec::new(), Vec::new()],
             jc_state: vec![0; JC_TABLES << 16],
@@ -195,7 +202,9 @@ impl Blocks {
             entered: Box::new([0; ENTERED / 64]),
             jc_owner: [u32::MAX; JC_TABLES],
             crossing: Vec::new(),
+            generation: 0,
             full_flushes: 0,
+            copy_flushes: 0,
             invalidated: 0,
             translated: 0,
             copied: 0,
@@ -283,7 +292,7 @@ impl Blocks {
 
     /// The RAM page of a block's tail when it reaches into a second page.
     pub fn second_page(&self, id: u32) -> Option<u64> {
-        let page = self.blocks[id as usize].second;
+        let page = self.blocks[id].second;
         (page != NO_PAGE).then_some(page)
     }
 
@@ -293,12 +302,12 @@ impl Blocks {
     }
 
     fn template_of(&self, id: u32) -> &Template {
-        self.templates.get(self.blocks[id as usize].template)
+        self.templates.get(self.blocks[id].template)
     }
 
     /// How far block `id` is from the place that its code was first translated for.
     fn moved_by(&self, id: u32) -> u64 {
-        let b = &self.blocks[id as usize];
+        let b = &self.blocks[id];
         b.key.1.wrapping_sub(self.templates.get(b.template).rip)
     }
 
@@ -308,13 +317,13 @@ impl Blocks {
 
     /// Offset in CS of the block that a call's argument names.
     pub fn rip(&self, arg: u32) -> u64 {
-        self.blocks[template::split(arg).0 as usize].key.1
+        self.blocks[template::split(arg).0].key.1
     }
 
     /// The memory access that a call's argument names.
     pub fn site(&self, arg: u32) -> Site {
         let (id, index) = template::split(arg);
-        let b = &self.blocks[id as usize];
+        let b = &self.blocks[id];
         let mut s = self.templates.site(b.template, index);
         s.rip = s.rip.wrapping_add(self.moved_by(id)) & self.mode_of(b).ip_mask();
         s.probe += b.start;
@@ -329,7 +338,7 @@ impl Blocks {
     /// The helper call that a call's argument names.
     pub fn exec(&self, arg: u32) -> Exec {
         let (id, index) = template::split(arg);
-        let b = &self.blocks[id as usize];
+        let b = &self.blocks[id];
         let mut e = self.templates.exec(b.template, index);
         let by = self.moved_by(id);
         e.action = e.action.moved(by);
@@ -343,12 +352,12 @@ impl Blocks {
     /// Number of the jump out that a call's argument names.
     pub fn link_number(&self, arg: u32) -> u32 {
         let (id, index) = template::split(arg);
-        self.blocks[id as usize].first_link + index as u32
+        self.blocks[id].first_link + index as u32
     }
 
     /// The jump out numbered `n`.
     pub fn link(&self, n: u32) -> Link {
-        self.outs[n as usize].link
+        self.outs[n].link
     }
 
     /// Host address of a block's entry.
@@ -357,7 +366,7 @@ impl Blocks {
     }
 
     fn entry_at(&self, id: u32, which: usize) -> u64 {
-        let start = self.blocks[id as usize].start;
+        let start = self.blocks[id].start;
         self.cache
             .address(start + self.template_of(id).entries[which])
     }
@@ -372,7 +381,9 @@ impl Blocks {
                 let mut code = Code::default();
                 code.put(&self.cache.copy(site.resume, site.done));
                 code.call(ctx::Call::Store, arg);
-                let at = self.cache.push(&code.bytes)?;
+                let part = self.cache.part(site.resume);
+                let at = (self.cache.push_to(part, &code.bytes))
+                    .or_else(|| self.cache.push(&code.bytes))?;
                 self.bounces.insert(arg, (at, site.done - site.resume));
                 at
             }
@@ -380,9 +391,10 @@ impl Blocks {
         Some(self.cache.address(at))
     }
 
-    /// A free slot.
-    pub fn take_slot(next: &mut u32) -> Option<u32> {
-        (*next < SLOTS as u32).then(|| {
+    /// A free slot for a translation (0) or a copy (1).
+    fn take_slot(next: &mut [u32; 2], part: usize) -> Option<u32> {
+        let next = &mut next[part];
+        (*next < LAST_SLOT[part]).then(|| {
             *next += 1;
             *next - 1
         })
@@ -390,14 +402,27 @@ impl Blocks {
 
     /// Whether a translation of ordinary size still fits.
     pub fn has_room(&self) -> bool {
-        self.cache.left() > 1 << 18
-            && (self.next_slot as usize) < SLOTS - 512
+        self.cache.left(0) > 1 << 18
+            && self.next_slot[0] < LAST_SLOT[0] - 512
             && self.modes.len() < 4096
-            && self.blocks.len() < MAX_BLOCKS
+            && self.blocks.has_room(0)
+    }
+
+    /// Whether a store's code surely fits; see [`Blocks::bounce`].
+    pub fn has_room_for_bounce(&self) -> bool {
+        self.cache.left(0) > 4096
+    }
+
+    /// Whether another copy fits.
+    fn has_room_for_copies(&self) -> bool {
+        self.cache.left(1) > 1 << 16
+            && self.next_slot[1] < LAST_SLOT[1] - 512
+            && self.blocks.has_room(1)
     }
 
     /// Throws everything away.
     pub fn clear(&mut self, ctx: &mut Ctx) {
+        self.generation += 1;
         self.full_flushes += 1;
         self.clear_exec(ctx, true);
         self.cache.clear();
@@ -417,21 +442,21 @@ impl Blocks {
         self.spaces.clear();
         self.crossing.clear();
         ctx.gates = Default::default();
-        self.next_slot = 0;
+        self.next_slot = FIRST_SLOT;
         self.jc_owner = [u32::MAX; JC_TABLES];
     }
 
     /// Gives the memory of a store that was just cleared back to the host.
     pub fn give_back(&mut self) {
         self.cache.give_back();
-        self.blocks = Vec::new();
+        self.blocks = Parts::default();
         self.by_key = Map::default();
         self.by_page = Map::default();
         self.checked = Map::default();
         self.checked_by_page = Map::default();
         self.templates = Templates::default();
         self.by_code = Map::default();
-        self.outs = Vec::new();
+        self.outs = Parts::default();
         self.bounces = Map::default();
         allocator::trim();
     }
@@ -462,10 +487,9 @@ impl Blocks {
             self.by_code.insert((key.0, key.2), template);
         }
         if let Some(checked) = &t.checked {
-            self.checked
-                .insert(self.blocks.len() as u32, checked.clone());
+            self.checked.insert(self.blocks.next(0), checked.clone());
         }
-        self.place(ctx, key, template, start, second)
+        self.place(ctx, key, template, start, second, 0)
     }
 
     /// A template for `key`, and the RAM offset of its second page, if it reaches into one.
@@ -476,6 +500,9 @@ impl Blocks {
 
     /// Makes the translation for `key` from a template.
     pub fn copy(&mut self, ctx: &mut Ctx, key: Key, template: u32) -> Result<u32, Error> {
+        if !self.has_room_for_copies() {
+            self.clear_copies(ctx);
+        }
         let t = self.templates.get(template);
         let start = (self.cache.push_copy(t.start, t.len)).ok_or(Error::CodeCacheFull)?;
         let fixes = self.templates.fixes(template);
@@ -489,10 +516,11 @@ impl Blocks {
         }
         self.copied += 1;
         let second = t.second;
-        self.place(ctx, key, template, start, second)
+        self.place(ctx, key, template, start, second, 1)
     }
 
-    /// Makes a block of the code at `start`, which is that of a template but for numbers.
+    /// Makes a block of the code at `start`, which is that of a template but for numbers. `part`: 0
+    /// for a translation, 1 for a copy.
     fn place(
         &mut self,
         ctx: &mut Ctx,
@@ -500,9 +528,10 @@ impl Blocks {
         template: u32,
         start: u32,
         second: Option<u64>,
+        part: usize,
     ) -> Result<u32, Error> {
-        let id = self.blocks.len() as u32;
-        let first_link = self.outs.len() as u32;
+        let id = self.blocks.next(part);
+        let first_link = self.outs.next(part);
         let fixes = self.templates.fixes(template);
         let host = self.cache.address(start);
         let t = self.templates.get(template);
@@ -517,25 +546,29 @@ impl Blocks {
             let wire = match l.wire {
                 Wire::Patch(at) => Wire::Patch(start + at),
                 Wire::Slot(at) => {
-                    let n = Self::take_slot(&mut self.next_slot).ok_or(Error::CodeCacheFull)?;
+                    let n =
+                        Self::take_slot(&mut self.next_slot, part).ok_or(Error::CodeCacheFull)?;
                     template::put(code, at, ctx::slot(n as usize) as u32);
                     ctx.slots[n as usize] = host + u64::from(l.stub);
                     Wire::Slot(n)
                 }
                 Wire::None => Wire::None,
             };
-            self.outs.push(Out {
-                link: Link {
-                    target: l.target.wrapping_add(by) & mask,
-                    wire,
-                    stub: start + l.stub,
-                    ..*l
+            self.outs.push(
+                part,
+                Out {
+                    link: Link {
+                        target: l.target.wrapping_add(by) & mask,
+                        wire,
+                        stub: start + l.stub,
+                        ..*l
+                    },
+                    block: id,
+                    target: u32::MAX,
+                    listed: 0,
+                    global: false,
                 },
-                block: id,
-                target: u32::MAX,
-                listed: 0,
-                global: false,
-            });
+            );
         }
         let pages = [key.0 & !0xfff, second.unwrap_or(NO_PAGE)];
         for (i, page) in pages.iter().enumerate() {
@@ -549,29 +582,32 @@ impl Blocks {
         }
         self.by_key.insert(key, id);
         self.recent[recent_index(key)].0 = NO_KEY;
-        self.blocks.push(Block {
-            key,
-            second: pages[1],
-            template,
-            start,
-            first_link,
-            valid: true,
-            incoming: Vec::new(),
-        });
+        self.blocks.push(
+            part,
+            Block {
+                key,
+                second: pages[1],
+                template,
+                start,
+                first_link,
+                valid: true,
+                incoming: Vec::new(),
+            },
+        );
         Ok(id)
     }
 
     /// Wires `link` to block `target`; returns the host address to go on at. `global`: the target's
     /// page stays mapped over CR3 loads.
     pub fn wire(&mut self, ctx: &mut Ctx, link: u32, target: u32, global: bool) -> u64 {
-        let l = self.outs[link as usize].link;
+        let l = self.outs[link].link;
         let host = if l.parked {
             self.entry_at(target, 2)
         } else {
             self.entry(target, l.poll)
         };
-        let from = self.outs[link as usize].block;
-        if !self.blocks[from as usize].valid {
+        let from = self.outs[link].block;
+        if !self.blocks[from].valid {
             return host;
         }
         if l.crosses && !self.crossing.contains(&link) {
@@ -584,18 +620,18 @@ impl Blocks {
             // A patched jump stays when mappings change: one to code that reaches into a second
             // page goes through a slot.
             wire = self.through_slot(at);
-            self.outs[link as usize].link.wire = wire;
+            self.outs[link].link.wire = wire;
         }
         match wire {
             Wire::Patch(at) => {
                 if let Some(to) = self.cache.offset(host) {
                     self.cache.patch(at, to);
-                    self.blocks[target as usize].incoming.push(link);
+                    self.blocks[target].incoming.push(link);
                 }
             }
             Wire::Slot(n) => {
                 ctx.slots[n as usize] = host;
-                let w = &mut self.outs[link as usize];
+                let w = &mut self.outs[link];
                 w.global = global;
                 if w.listed & 1 << u8::from(global) == 0 {
                     w.listed |= 1 << u8::from(global);
@@ -603,7 +639,7 @@ impl Blocks {
                 }
                 if w.target != target {
                     w.target = target;
-                    self.blocks[target as usize].incoming.push(link);
+                    self.blocks[target].incoming.push(link);
                 }
                 self.note_entered(target);
             }
@@ -614,12 +650,13 @@ impl Blocks {
 
     /// Leads the jump with its displacement at `at` through a slot of its own from now on.
     fn through_slot(&mut self, at: u32) -> Wire {
-        let Some(n) = Self::take_slot(&mut self.next_slot) else {
+        let part = self.cache.part(at);
+        let Some(n) = Self::take_slot(&mut self.next_slot, part) else {
             return Wire::None;
         };
         let mut code = Code::default();
         code.jmp_gs(ctx::slot(n as usize));
-        match self.cache.push(&code.bytes) {
+        match self.cache.push_to(part, &code.bytes) {
             Some(via) => {
                 self.cache.patch(at, via);
                 Wire::Slot(n)
@@ -629,7 +666,7 @@ impl Blocks {
     }
 
     fn unwire(&mut self, ctx: &mut Ctx, link: u32) {
-        let l = self.outs[link as usize].link;
+        let l = self.outs[link].link;
         match l.wire {
             Wire::Patch(at) => self.cache.patch(at, l.stub),
             Wire::Slot(n) => ctx.slots[n as usize] = self.cache.address(l.stub),
@@ -688,7 +725,7 @@ impl Blocks {
         for kind in kinds {
             let mut live = std::mem::take(&mut self.live_slots[*kind]);
             for link in live.drain(..) {
-                let w = &mut self.outs[link as usize];
+                let w = &mut self.outs[link];
                 w.listed &= !(1 << *kind);
                 if usize::from(w.global) == *kind {
                     self.unwire(ctx, link);
@@ -704,7 +741,7 @@ impl Blocks {
 
     /// Block `id` is entered by its linear address from now on.
     fn note_entered(&mut self, id: u32) {
-        let b = &self.blocks[id as usize];
+        let b = &self.blocks[id];
         let page = (self.mode_of(b).linear(b.key.1) >> 12) as usize;
         let pages = 1 + usize::from(b.second != NO_PAGE);
         for n in page..page + pages {
@@ -770,10 +807,21 @@ impl Blocks {
 
     fn drop_block(&mut self, ctx: &mut Ctx, id: u32) {
         self.invalidated += 1;
-        let b = &mut self.blocks[id as usize];
+        let b = &self.blocks[id];
+        // What was wrong with it would be wrong with further copies.
+        let code = (b.key.0, b.key.2);
+        if self.by_code.get(&code) == Some(&b.template) {
+            self.by_code.remove(&code);
+        }
+        self.unlink(ctx, id);
+    }
+
+    /// Nothing finds block `id` or leads to it any more.
+    fn unlink(&mut self, ctx: &mut Ctx, id: u32) {
+        let b = &mut self.blocks[id];
         b.valid = false;
         let incoming = std::mem::take(&mut b.incoming);
-        let (key, template) = (b.key, b.template);
+        let key = b.key;
         let pages = [key.0 & !0xfff, b.second];
         for link in incoming {
             self.unwire(ctx, link);
@@ -783,11 +831,6 @@ impl Blocks {
             if table.host[usize::from(rip as u16)] == host {
                 clear_entry(table, rip as u16);
             }
-        }
-        // What was wrong with it would be wrong with further copies.
-        let code = (key.0, key.2);
-        if self.by_code.get(&code) == Some(&template) {
-            self.by_code.remove(&code);
         }
         if self.by_key.get(&key) == Some(&id) {
             self.by_key.remove(&key);
@@ -815,7 +858,7 @@ impl Blocks {
     pub fn checked(&self, arg: u32) -> Option<(&Checked, u64)> {
         let id = template::split(arg).0;
         let checked = self.checked.get(&id)?;
-        Some((checked, self.blocks[id as usize].key.0))
+        Some((checked, self.blocks[id].key.0))
     }
 
     /// Drops the block that a call's argument names, a checked translation.
@@ -835,22 +878,22 @@ impl Blocks {
 
     /// The block whose code is at cache offset `at`.
     fn block_of(&self, at: u32) -> Option<u32> {
-        let n = self.blocks.partition_point(|b| b.start <= at);
-        let id = n.checked_sub(1)? as u32;
-        let end = self.blocks[id as usize].start + self.template_of(id).len;
+        let part = self.cache.part(at);
+        let id = self.blocks.last_before(part, |b| b.start <= at)?;
+        let end = self.blocks[id].start + self.template_of(id).len;
         (at < end).then_some(id)
     }
 
     /// What is special about the host's instruction at cache offset `at`.
     pub fn mark_at(&self, at: u32) -> Option<Mark> {
-        let b = &self.blocks[self.block_of(at)? as usize];
+        let b = &self.blocks[self.block_of(at)?];
         let marks = self.templates.marks(b.template);
         marks.iter().find(|m| m.0 == at - b.start).map(|m| m.1)
     }
 
     /// RAM offset of the instruction at offset `rip` in CS, in the block whose code is at `at`.
     pub fn ram_offset(&self, at: u32, rip: u64) -> Option<u64> {
-        let b = &self.blocks[self.block_of(at)? as usize];
+        let b = &self.blocks[self.block_of(at)?];
         // RAM and linear addresses agree in the place in a page, and instructions start on the
         // block's first page.
         let start = b.key.1.wrapping_sub(b.key.0 & 0xfff);
@@ -862,7 +905,7 @@ impl Blocks {
     pub fn drop_at(&mut self, ctx: &mut Ctx, at: u32, rip: u64) -> Option<u64> {
         let offset = self.ram_offset(at, rip)?;
         let id = self.block_of(at)?;
-        if self.blocks[id as usize].valid {
+        if self.blocks[id].valid {
             self.drop_block(ctx, id);
         }
         Some(offset)
@@ -872,7 +915,7 @@ impl Blocks {
     ///
     /// True: the arithmetic flags are parked there.
     pub fn guest_rip(&self, at: u32) -> Option<(u64, bool)> {
-        let b = &self.blocks[self.block_of(at)? as usize];
+        let b = &self.blocks[self.block_of(at)?];
         let map = self.templates.map(b.template);
         let m = map.partition_point(|(host, _)| b.start + *host <= at);
         let (_, delta) = map[..m].last()?;
@@ -892,7 +935,7 @@ impl Blocks {
 
     /// Whether block `id` depends on bytes of `offset .. offset + len` (RAM offsets, one page).
     fn overlaps(&self, id: u32, offset: u64, len: u64) -> bool {
-        let b = &self.blocks[id as usize];
+        let b = &self.blocks[id];
         let t = self.templates.get(b.template);
         let hit = |start: u64, end: u64| start < offset + len && offset < end;
         let page = b.key.0 & !0xfff;

@@ -5,12 +5,14 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::Error;
 
-/// A bump-allocated arena for translations. Offsets name places in it.
+/// A bump-allocated arena for translations (part 0), the last quarter of it for copies of them
+/// (part 1). Offsets name places in it.
 pub struct Cache {
     write: *mut u8,
     exec: *mut u8,
     size: usize,
-    used: usize,
+    /// Where each part ends.
+    used: [usize; 2],
 }
 
 // SAFETY: the mappings belong to the value; a vCPU's thread is its only user.
@@ -55,7 +57,7 @@ impl Cache {
             write: start,
             exec: start,
             size,
-            used: 0,
+            used: Self::starts(size),
         })
     }
 
@@ -79,28 +81,54 @@ impl Cache {
             write,
             exec,
             size,
-            used: 0,
+            used: Self::starts(size),
         })
     }
 
-    /// Bytes left.
-    pub fn left(&self) -> usize {
-        self.size - self.used
+    fn starts(size: usize) -> [usize; 2] {
+        [0, (size / 4 * 3) & !0xfff]
+    }
+
+    fn ends(&self) -> [usize; 2] {
+        [Self::starts(self.size)[1], self.size]
+    }
+
+    /// The part that offset `at` is in.
+    pub fn part(&self, at: u32) -> usize {
+        usize::from(at as usize >= Self::starts(self.size)[1])
+    }
+
+    /// Whether `len` bytes at `at` hold code.
+    fn has(&self, at: u32, len: usize) -> bool {
+        let part = self.part(at);
+        let at = at as usize;
+        at + len <= self.used[part]
+    }
+
+    /// Bytes left in a part.
+    pub fn left(&self, part: usize) -> usize {
+        self.ends()[part] - self.used[part]
     }
 
     /// Bytes used.
     pub fn used(&self) -> usize {
-        self.used
+        let starts = Self::starts(self.size);
+        (0..2).map(|part| self.used[part] - starts[part]).sum()
     }
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.used = 0;
+        self.used = Self::starts(self.size);
+    }
+
+    /// Forgets all copies.
+    pub fn clear_copies(&mut self) {
+        self.used[1] = Self::starts(self.size)[1];
     }
 
     /// Gives the memory of an arena that was just cleared back to the host.
     pub fn give_back(&mut self) {
-        debug_assert_eq!(self.used, 0);
+        debug_assert_eq!(self.used(), 0);
         let advice = match self.write == self.exec {
             true => rustix::mm::Advice::LinuxDontNeed,
             false => rustix::mm::Advice::LinuxRemove,
@@ -112,33 +140,42 @@ impl Cache {
 
     /// Appends code at a multiple of 16 and returns its offset; `None` when it does not fit.
     pub fn push(&mut self, code: &[u8]) -> Option<u32> {
-        let at = self.used.next_multiple_of(16);
-        if at.checked_add(code.len())? > self.size {
-            return None;
-        }
+        self.push_to(0, code)
+    }
+
+    /// The same in either part.
+    pub fn push_to(&mut self, part: usize, code: &[u8]) -> Option<u32> {
+        let at = self.take(part, code.len())?;
         // SAFETY: `at .. at + len` lies inside the writable mapping.
         unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), self.write.add(at), code.len()) };
-        self.used = at + code.len();
         Some(at as u32)
     }
 
-    /// Appends a copy of the `len` bytes of code at `from`; see [`Cache::push`].
+    /// Appends a copy of the `len` bytes of code at `from` to the copies; see [`Cache::push`].
     pub fn push_copy(&mut self, from: u32, len: u32) -> Option<u32> {
-        let at = self.used.next_multiple_of(16);
-        let (from, len) = (from as usize, len as usize);
-        if from + len > self.used || at.checked_add(len)? > self.size {
+        if !self.has(from, len as usize) {
             return None;
         }
-        // SAFETY: both ranges lie inside the writable mapping, the second one behind the first.
+        let (from, len) = (from as usize, len as usize);
+        let at = self.take(1, len)?;
+        // SAFETY: both ranges lie inside the writable mapping, the second one where nothing was.
         unsafe { std::ptr::copy_nonoverlapping(self.write.add(from), self.write.add(at), len) };
-        self.used = at + len;
         Some(at as u32)
+    }
+
+    fn take(&mut self, part: usize, len: usize) -> Option<usize> {
+        let at = self.used[part].next_multiple_of(16);
+        if at.checked_add(len)? > self.ends()[part] {
+            return None;
+        }
+        self.used[part] = at + len;
+        Some(at)
     }
 
     /// The `len` bytes of code at `at`, to be changed before anything leads to them.
     pub fn code(&mut self, at: u32, len: u32) -> &mut [u8] {
+        assert!(self.has(at, len as usize), "code at {at:#x}");
         let (at, len) = (at as usize, len as usize);
-        assert!(at + len <= self.used, "code at {at:#x}");
         // SAFETY: initialised bytes inside the writable mapping, which only `self` reaches; Rust
         // code has no references into the executable one.
         unsafe { std::slice::from_raw_parts_mut(self.write.add(at), len) }
@@ -147,7 +184,7 @@ impl Cache {
     /// A copy of code already there.
     pub fn copy(&self, from: u32, to: u32) -> Vec<u8> {
         assert!(
-            from <= to && to as usize <= self.used,
+            from <= to && self.has(from, (to - from) as usize),
             "code range {from:#x}..{to:#x}"
         );
         // SAFETY: the range was checked and holds initialised bytes.
@@ -158,7 +195,7 @@ impl Cache {
 
     /// Points the 32-bit displacement at `at` (the last four bytes of a jump) to `target`.
     pub fn patch(&mut self, at: u32, target: u32) {
-        assert!(at as usize + 4 <= self.used, "patch at {at:#x}");
+        assert!(self.has(at, 4), "patch at {at:#x}");
         let rel = (i64::from(target) - i64::from(at) - 4) as i32;
         // SAFETY: inside the mapping; the one thread that executes this cache is the caller, so no
         // one executes the bytes while they change.
@@ -178,7 +215,8 @@ impl Cache {
     /// The offset that executes at `address`, if it is in the arena.
     pub fn offset(&self, address: u64) -> Option<u32> {
         let at = address.checked_sub(self.exec as u64)?;
-        (at < self.used as u64).then_some(at as u32)
+        let at = u32::try_from(at).ok()?;
+        ((at as usize) < self.size && self.has(at, 1)).then_some(at)
     }
 
     /// Address range in which code executes.

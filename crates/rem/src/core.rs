@@ -747,7 +747,6 @@ impl Core {
         }
         if translate::movable(&self.mode, rip)
             && let Some((template, second)) = self.blocks.template(key)
-            && self.blocks.has_room()
             && match second {
                 None => true,
                 Some(page) => self.tail_is(linear, page)?,

@@ -324,6 +324,7 @@ impl Engine for Rem {
             ("/REM/Blocks/GuestBytes", b.guest_bytes),
             ("/REM/Blocks/Restless", c.restless.times),
             ("/REM/Blocks/FullFlushes", b.full_flushes),
+            ("/REM/Blocks/CopyFlushes", b.copy_flushes),
             ("/REM/Blocks/Modes", b.modes() as u64),
             ("/REM/Cache/Used", b.cache.used() as u64),
         ] {

@@ -110,13 +110,13 @@ fn cluster(ctx: &mut Ctx, core: &mut Core, site: &Site, range: Range) -> Fault<O
 
 /// Goes on in a translation without clusters, from the site's instruction on.
 fn split(ctx: &mut Ctx, core: &mut Core, site: &Site, range: Range) -> u64 {
-    let flushes = core.blocks.full_flushes;
+    let generation = core.blocks.generation;
     take_parked_flags(ctx, site.parked);
     ctx.state.rip = site.rip;
     match core.find(ctx, site.rip, Variant::Split) {
         Ok(Some(block)) => {
             ctx.hflags = ctx.state.rflags;
-            if core.blocks.full_flushes == flushes {
+            if core.blocks.generation == generation {
                 core.blocks.wire(ctx, range.link, block, core.global);
             }
             core.blocks.entry(block, false)
@@ -159,6 +159,10 @@ fn access(ctx: &mut Ctx, core: &mut Core, site: &Site) -> Fault<Option<u64>> {
     }
     let room = 0x1000 - (linear & 0xfff);
     core.bounce.clear();
+    if site.write && !core.blocks.has_room_for_bounce() {
+        core.forget_all(ctx);
+        return Ok(None);
+    }
     if let Some(mask) = site.mask {
         if let Some(host) = masked(ctx, core, site, mask)? {
             return Ok(Some(host));
@@ -484,7 +488,7 @@ fn link(ctx: &mut Ctx, core: &mut Core) -> u64 {
     if core.mode.one() || core.breaks(target) {
         return core.dispatch(ctx);
     }
-    let flushes = core.blocks.full_flushes;
+    let generation = core.blocks.generation;
     // A jump back within the page is a loop's.
     let variant = match link.wire {
         Wire::Patch(_) if link.poll => Variant::Trace,
@@ -492,7 +496,7 @@ fn link(ctx: &mut Ctx, core: &mut Core) -> u64 {
     };
     match core.find(ctx, target, variant) {
         // A flush while translating took the link away.
-        Ok(Some(block)) if core.blocks.full_flushes == flushes => {
+        Ok(Some(block)) if core.blocks.generation == generation => {
             ctx.hflags = ctx.state.rflags;
             core.blocks.wire(ctx, id, block, core.global)
         }

@@ -93,14 +93,17 @@ struct Machine {
 impl Machine {
     /// The program at all places, each with data of its own.
     fn new(program: &Program, places: &[u64], stack: u64, windows: Windows) -> Self {
-        let g = Guest::with_windows(&[], windows);
+        Self::of(Guest::with_windows(&[], windows), program, places, stack)
+    }
+
+    fn of(g: Guest, program: &Program, places: &[u64], stack: u64) -> Self {
         let mut m = Self { g, tables: TABLES };
         m.g.phys.write(FIRST, &program.code[..0x1000]);
         m.g.phys.write(SECOND, &program.code[0x1000..0x2000]);
         m.g.phys.write(OTHER, &program.code[0x1000..0x2000]);
         m.map(stack, STACK_PAGE);
         for (n, place) in places.iter().enumerate() {
-            let own = OWN + 0x1000 * n as u64;
+            let own = own(n);
             m.map(*place, FIRST);
             m.map(place + 0x1000, SECOND);
             m.map(place + 0x2000, own);
@@ -156,13 +159,23 @@ impl Machine {
     }
 }
 
+/// RAM of the data page of place `n`.
+fn own(n: usize) -> u64 {
+    let skip = if n < 16 { 0 } else { 0x2_0000 };
+    OWN + skip + 0x1000 * n as u64
+}
+
 fn word(n: usize) -> u64 {
     0x1234_5678 + 0x1_0000_0001 * n as u64
 }
 
 /// Runs the 64-bit program at place `n` the `times`th time and checks everything it leaves.
 fn check_long(m: &mut Machine, n: usize, times: u64, pointer: (u64, u64), tail: u64) {
-    let (p, place) = (long(), LONG[n]);
+    check_at(m, LONG[n], n, times, pointer, tail);
+}
+
+fn check_at(m: &mut Machine, place: u64, n: usize, times: u64, pointer: (u64, u64), tail: u64) {
+    let p = long();
     m.g.s.gpr[6] = pointer.0;
     let came = m.run(place, 0, LONG_STACK, true);
     assert_eq!(came, (6, p.at("end")), "place {n}");
@@ -184,7 +197,7 @@ fn check_long(m: &mut Machine, n: usize, times: u64, pointer: (u64, u64), tail: 
         p.at("next"),
         "call on the second page"
     );
-    let own = OWN + 0x1000 * n as u64;
+    let own = own(n);
     assert_eq!(m.g.get(own + 32) & 0xffff, m.g.s.gdtr.limit.into(), "sgdt");
     assert_eq!(m.g.get(own + 0x200) & 0xffff, 0x37f, "fxsave");
 }
@@ -208,6 +221,43 @@ fn code_of_64_bits_runs_at_each_of_its_addresses() {
         for (n, times) in [(0, 5), (1, 4), (2, 5), (3, 4)] {
             check_long(&mut m, n, times, (DATA, 0x1000), TAIL);
         }
+    }
+}
+
+#[test]
+fn copies_are_made_again_when_their_room_was_full() {
+    let places: Vec<u64> = (0..180)
+        .map(|n| 0x5555_0000_0000 + n * 0x4_5000 + ((n % 2) << 40))
+        .collect();
+    for windows in [Windows::Never, Windows::Always] {
+        let g = Guest::with_options(
+            &[],
+            rem::Options {
+                windows,
+                code_cache: *rem::CODE_CACHE_RANGE.start(),
+                ..Default::default()
+            },
+        );
+        let mut m = Machine::of(g, long(), &places, LONG_STACK);
+        let mut times = [0; 180];
+        for turn in 0..400 {
+            let n = turn * 37 % 180;
+            times[n] += 1;
+            let pointer = (places[n] + 0x2000, word(n));
+            check_at(&mut m, places[n], n, times[n], pointer, TAIL);
+        }
+        for (n, place) in places.iter().enumerate() {
+            check_at(
+                &mut m,
+                *place,
+                n,
+                times[n] + 1,
+                (place + 0x2000, word(n)),
+                TAIL,
+            );
+        }
+        assert!(m.g.counter("/REM/Blocks/CopyFlushes") >= 1);
+        assert_eq!(m.g.counter("/REM/Blocks/FullFlushes"), 0);
     }
 }
 

@@ -14,8 +14,8 @@ const ENTRIES: usize = 1024;
 pub(super) struct Space {
     /// Its CR3.
     cr3: u64,
-    /// [`Blocks::full_flushes`] when it was left.
-    flushes: u64,
+    /// [`Blocks::generation`] when it was left.
+    generation: u64,
     /// Link, target block.
     links: Vec<(u32, u32)>,
     jumps: Vec<Jump>,
@@ -40,19 +40,19 @@ impl Blocks {
             self.spaces.remove(0)
         };
         space.cr3 = cr3;
-        space.flushes = self.full_flushes;
+        space.generation = self.generation;
         space.links.clear();
         space.jumps.clear();
         let mut live = std::mem::take(&mut self.live_slots[0]);
         let old = live.len().saturating_sub(ENTRIES);
         for (k, link) in live.drain(..).enumerate() {
-            let w = &mut self.outs[link as usize];
+            let w = &mut self.outs[link];
             w.listed &= !1;
             if w.global {
                 continue;
             }
             let target = w.target;
-            if k >= old && !self.outs[link as usize].link.crosses {
+            if k >= old && !self.outs[link].link.crosses {
                 space.links.push((link, target));
             }
             self.unwire(ctx, link);
@@ -89,20 +89,20 @@ impl Blocks {
             return;
         };
         let space = self.spaces.remove(at);
-        if space.flushes != self.full_flushes {
+        if space.generation != self.generation {
             return;
         }
         for (link, target) in space.links {
-            let out = self.outs[link as usize];
+            let out = self.outs[link];
             let both = [out.block, target];
-            let valid = both.iter().all(|b| self.blocks[*b as usize].valid);
+            let valid = both.iter().all(|b| self.blocks[*b].valid);
             if valid && matches!(out.link.wire, Wire::Slot(_)) {
                 self.wire(ctx, link, target, false);
             }
         }
         for j in space.jumps {
             let table = usize::from(j.table);
-            if self.jc_owner[table] == j.owner && self.blocks[j.block as usize].valid {
+            if self.jc_owner[table] == j.owner && self.blocks[j.block].valid {
                 self.add_indirect(ctx, table, j.target, j.block, false);
             }
         }

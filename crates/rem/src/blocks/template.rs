@@ -13,8 +13,6 @@ use crate::translate::Translation;
 /// Bits of a call's argument that count a block's sites, execs or links; those above are the
 /// block's number.
 pub const INDEX_BITS: u32 = 11;
-/// Blocks that can be numbered.
-pub const MAX_BLOCKS: usize = 1 << (32 - INDEX_BITS);
 
 /// The block that a call's argument names, and the number of its entry there.
 pub fn split(arg: u32) -> (u32, usize) {

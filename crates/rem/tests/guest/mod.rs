@@ -90,6 +90,17 @@ impl Guest {
 
     /// The same, with user code going through a window or not.
     pub fn with_windows(code: &[u8], windows: rem::Windows) -> Self {
+        Self::with_options(
+            code,
+            rem::Options {
+                windows,
+                ..rem::Options::default()
+            },
+        )
+    }
+
+    /// The same, with an engine of one's own choice.
+    pub fn with_options(code: &[u8], options: rem::Options) -> Self {
         let ram = Ram::new(8 << 20).unwrap();
         let block = ram.alloc(4 << 20).unwrap();
         let phys = PhysMap::new(ram);
@@ -110,10 +121,6 @@ impl Guest {
         phys.write(HANDLERS, &[0xf4; 256]);
         phys.write(CODE, code);
         let bus = Arc::<Ports>::default();
-        let options = rem::Options {
-            windows,
-            ..rem::Options::default()
-        };
         let peers = rem::Peers::new();
         let engine = rem::Rem::with_peers(0, phys.clone(), bus.clone(), peers, options).unwrap();
         let mut s = State::reset(0);

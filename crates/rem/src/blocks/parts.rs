@@ -1,0 +1,117 @@
+//! Translations, and copies of them.
+//!
+//! Copies for other addresses are cheap to make and soon of no use: the program that had its
+//! libraries there ends. So they have a part of the code cache, of the link slots and of the
+//! numbers for themselves, and are thrown away on their own when that is full.
+
+use std::ops::{Index, IndexMut};
+
+use super::{Blocks, INDEX_BITS};
+use crate::ctx::{Ctx, SLOTS};
+
+/// Bits of a block's number within its part.
+pub const BLOCK_BITS: u32 = 32 - INDEX_BITS - 1;
+/// Bits of a link's number within its part.
+pub const LINK_BITS: u32 = 31;
+
+/// Where the link slots of translations and of copies start.
+pub const FIRST_SLOT: [u32; 2] = [0, SLOTS as u32 / 4 * 3];
+/// Where they end.
+pub const LAST_SLOT: [u32; 2] = [FIRST_SLOT[1], SLOTS as u32];
+
+/// Two lists; bit `BITS` of a number says which one it is of.
+pub struct Parts<T, const BITS: u32>([Vec<T>; 2]);
+
+impl<T, const BITS: u32> Default for Parts<T, BITS> {
+    fn default() -> Self {
+        Self([Vec::new(), Vec::new()])
+    }
+}
+
+impl<T, const BITS: u32> Parts<T, BITS> {
+    fn number(part: usize, at: usize) -> u32 {
+        (part as u32) << BITS | at as u32
+    }
+
+    /// Which part `n` is of, 0 or 1.
+    pub fn part(n: u32) -> usize {
+        (n >> BITS & 1) as usize
+    }
+
+    /// The number that the next entry of a part gets.
+    pub fn next(&self, part: usize) -> u32 {
+        Self::number(part, self.0[part].len())
+    }
+
+    /// Whether a part has room for another entry.
+    pub fn has_room(&self, part: usize) -> bool {
+        self.0[part].len() + 1 < 1 << BITS
+    }
+
+    /// Adds an entry to a part.
+    pub fn push(&mut self, part: usize, entry: T) {
+        self.0[part].push(entry);
+    }
+
+    /// Empties both parts.
+    pub fn clear(&mut self) {
+        self.0.iter_mut().for_each(Vec::clear);
+    }
+
+    /// The number of the last entry for which `before` holds, which holds for those before it.
+    pub fn last_before(&self, part: usize, before: impl FnMut(&T) -> bool) -> Option<u32> {
+        let at = self.0[part].partition_point(before).checked_sub(1)?;
+        Some(Self::number(part, at))
+    }
+}
+
+impl<T, const BITS: u32> Index<u32> for Parts<T, BITS> {
+    type Output = T;
+    fn index(&self, n: u32) -> &T {
+        &self.0[Self::part(n)][(n & ((1 << BITS) - 1)) as usize]
+    }
+}
+
+impl<T, const BITS: u32> IndexMut<u32> for Parts<T, BITS> {
+    fn index_mut(&mut self, n: u32) -> &mut T {
+        &mut self.0[Self::part(n)][(n & ((1 << BITS) - 1)) as usize]
+    }
+}
+
+/// Whether a link is one of a translation, not of a copy.
+fn translated(link: &u32) -> bool {
+    Parts::<(), LINK_BITS>::part(*link) == 0
+}
+
+impl Blocks {
+    /// Throws all copies away. Numbers of copies and of their links are used again, so that none may
+    /// be left anywhere.
+    pub(super) fn clear_copies(&mut self, ctx: &mut Ctx) {
+        self.generation += 1;
+        self.copy_flushes += 1;
+        for at in 0..self.blocks.0[1].len() {
+            if self.blocks.0[1][at].valid {
+                self.unlink(ctx, (1 << BLOCK_BITS) | at as u32);
+            }
+        }
+        for block in &mut self.blocks.0[0] {
+            block.incoming.retain(translated);
+        }
+        for out in &mut self.outs.0[0] {
+            if out.target != u32::MAX && Parts::<(), BLOCK_BITS>::part(out.target) == 1 {
+                out.target = u32::MAX;
+            }
+        }
+        for list in &mut self.live_slots {
+            list.retain(translated);
+        }
+        self.crossing.retain(translated);
+        self.spaces.clear();
+        let copy = |arg: u32| Parts::<(), BLOCK_BITS>::part(super::template::split(arg).0) == 1;
+        self.bounces.retain(|arg, _| !copy(*arg));
+        self.blocks.0[1].clear();
+        self.outs.0[1].clear();
+        self.next_slot[1] = FIRST_SLOT[1];
+        self.cache.clear_copies();
+    }
+}
