@@ -428,6 +428,8 @@ fn exec(ctx: &mut Ctx, core: &mut Core) -> u64 {
             ctx.hflags = ctx.state.rflags;
             return core.blocks.cache.address(e.resume);
         }
+        // Not executed yet: no single-step trap either.
+        Ok(Flow::Jump) if matches!(e.action, Action::TakeUpper) => core.step = false,
         Ok(Flow::Jump) if software_interrupt(&e.action) => core.step = false,
         // SYSCALL traps by what it leaves of TF.
         Ok(Flow::Jump) if is(&e.action, |m| m == Mnemonic::Syscall) => {

@@ -156,3 +156,17 @@ fn without_permission_it_is_undefined() {
     assert_eq!(g.run().map(|f| (f.0, f.1)), Some((6, CODE)));
     assert_eq!(g.s.upper.live, 0);
 }
+
+#[test]
+fn the_first_instruction_is_executed_before_it_traps() {
+    // vpbroadcastd zmm1, eax; nop; hlt
+    let Some(mut g) = guest(&[0x62, 0xf2, 0x7d, 0x48, 0x7c, 0xc8, 0x90, 0xf4]) else {
+        return;
+    };
+    g.s.gpr[0] = 0x1234_5678;
+    g.s.rflags |= cpu::bits::rflags::TF;
+    let f = g.run().unwrap();
+    assert_eq!((f.0, f.1), (1, CODE + 6));
+    let xmm1 = &g.s.fpu.0[176..180];
+    assert_eq!(xmm1, 0x1234_5678u32.to_le_bytes());
+}

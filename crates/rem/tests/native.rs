@@ -299,6 +299,11 @@ fn excused(s: &Sequence, native: &End, engine: &End) -> bool {
         | M::Vpcompressw
         | M::Vpcompressd
         | M::Vpcompressq => memory(native.vector) && memory(engine.vector),
+        // What lies beyond 4 GiB of a segment without a limit: a fault or not, as the processor
+        // likes (SDM vol. 3, 5.3).
+        _ if bits != 64 && native.vector == 14 && native.cr2 > 0xffff_ffff - 64 => {
+            matches!(engine.vector, 12 | 13)
+        }
         // Which elements a gather has when it faults.
         _ if insn.is_vsib() => memory(native.vector),
         // AMD's processors want offsets to be canonical, too; the manual, linear addresses (SDM

@@ -185,6 +185,17 @@ fn map(at: u64, size: usize, prot: i32, fd: i32, offset: usize) -> *mut u8 {
     p.cast()
 }
 
+/// Lets the watchdog's signal through again.
+fn allow_watchdog() {
+    // SAFETY: plain system calls on a set of our own.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGUSR1);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+    }
+}
+
 /// The limit of the host's global descriptor 15, which is the number of the processor: the thread
 /// stays on this one.
 pub fn limit15() -> u32 {
@@ -272,15 +283,14 @@ impl Host {
                 };
                 action.sa_sigaction = f as *const () as usize;
                 action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+                // The watchdog must not use the stack before the context there was read.
+                libc::sigaddset(&mut action.sa_mask, libc::SIGUSR1);
                 let mut old: libc::sigaction = std::mem::zeroed();
                 assert_eq!(libc::sigaction(signal, &action, &mut old), 0);
                 if signal == libc::SIGSEGV {
                     native_harness.chain = old.sa_sigaction as u64;
                 }
-                let mut set = std::mem::zeroed();
-                libc::sigemptyset(&mut set);
-                libc::sigaddset(&mut set, libc::SIGUSR1);
-                libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+                allow_watchdog();
                 THREAD.store(libc::gettid(), Ordering::Relaxed);
             }
         }
@@ -331,6 +341,7 @@ impl Host {
         };
         RUNS.fetch_add(1, Ordering::Relaxed);
         if h.signal == libc::SIGUSR1 as u64 {
+            allow_watchdog();
             return None;
         }
         let g = |r: i32| uc.uc_mcontext.gregs[r as usize] as u64;
@@ -374,6 +385,7 @@ impl Host {
                 to += len;
             }
         }
+        allow_watchdog();
         Some(end)
     }
 }
