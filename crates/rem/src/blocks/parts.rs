@@ -115,3 +115,72 @@ impl Blocks {
         self.cache.clear_copies();
     }
 }
+
+#[cfg(test)]
+#[allow(unsafe_code)] // a context is made as the engine makes it
+mod tests {
+    use super::*;
+    use crate::ctx;
+    use crate::mode::Mode;
+    use crate::site::{Link, Wire};
+    use crate::translate::Translation;
+
+    /// Code with one jump out, through a slot.
+    fn translation() -> Translation {
+        Translation {
+            code: vec![0x90; 32],
+            entries: [0; 3],
+            sites: Vec::new(),
+            execs: Vec::new(),
+            links: vec![Link {
+                target: 0x5000,
+                poll: false,
+                parked: false,
+                crosses: false,
+                wire: Wire::Slot(4),
+                stub: 16,
+            }],
+            args: Vec::new(),
+            rips: Vec::new(),
+            movable: true,
+            map: Vec::new(),
+            guest_len: 1,
+            marks: Vec::new(),
+            peeks: Vec::new(),
+            checked: None,
+        }
+    }
+
+    #[test]
+    fn address_spaces_do_not_remember_links_to_copies_that_are_gone() {
+        let ctx = ctx::allocate(None).unwrap();
+        // SAFETY: all-zero bytes are a valid `Ctx` but for `state`, written before a reference is
+        // made; nothing else has the pointer.
+        let ctx = unsafe {
+            std::ptr::addr_of_mut!((*ctx).state).write(cpu::State::reset(0));
+            &mut *ctx
+        };
+        let mut blocks = Blocks::new(1 << 20).unwrap();
+        let mode = blocks.number(&Mode::of(&cpu::State::reset(0)));
+        let t = translation();
+        let from = blocks.add(ctx, (0x1000, 0x1000, mode), &t, None).unwrap();
+        blocks.add(ctx, (0x2000, 0x2000, mode), &t, None).unwrap();
+        let (template, _) = blocks.template((0x2000, 0x5000, mode)).unwrap();
+        let to = blocks.copy(ctx, (0x2000, 0x5000, mode), template).unwrap();
+        let link = blocks.blocks[from].first_link;
+        blocks.wire(ctx, link, to, false);
+        blocks.clear_copies(ctx);
+        let unwired = ctx.slots[FIRST_SLOT[0] as usize];
+        blocks.leave_space(ctx, 0x3000);
+        blocks.enter_space(ctx, 0x3000);
+        assert_eq!(ctx.slots[FIRST_SLOT[0] as usize], unwired);
+        // It can be wired again, and is unwired with its address space.
+        let to = blocks.copy(ctx, (0x2000, 0x5000, mode), template).unwrap();
+        let host = blocks.wire(ctx, link, to, false);
+        assert_eq!(ctx.slots[FIRST_SLOT[0] as usize], host);
+        blocks.leave_space(ctx, 0x3000);
+        assert_eq!(ctx.slots[FIRST_SLOT[0] as usize], unwired);
+        blocks.enter_space(ctx, 0x3000);
+        assert_eq!(ctx.slots[FIRST_SLOT[0] as usize], host);
+    }
+}

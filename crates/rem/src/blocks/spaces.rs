@@ -52,7 +52,8 @@ impl Blocks {
                 continue;
             }
             let target = w.target;
-            if k >= old && !self.outs[link].link.crosses {
+            // A copy that was thrown away is no target any more.
+            if k >= old && target != u32::MAX && !self.outs[link].link.crosses {
                 space.links.push((link, target));
             }
             self.unwire(ctx, link);
