@@ -17,6 +17,7 @@ mod error;
 mod host;
 mod image;
 mod info;
+mod merge;
 mod zero;
 
 pub mod format;
@@ -30,6 +31,7 @@ pub use image::{
     Progress, Run, RunState, Variant, capability,
 };
 pub use info::{MediaInfo, media_info};
+pub use merge::{link_to, merge_into_base, merge_into_child, relink};
 
 /// Bytes in one sector of every virtual hard disk and floppy.
 pub const SECTOR: u64 = 512;

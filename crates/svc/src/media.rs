@@ -123,7 +123,7 @@ pub fn device_type(kind: MediaKind) -> DeviceType {
 }
 
 /// All of them.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Media {
     list: BTreeMap<Uuid, Medium>,
     /// The last rank given.

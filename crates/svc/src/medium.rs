@@ -201,7 +201,7 @@ fn wanted_variant(flags: &[MediumVariant]) -> api::Result<Variant> {
 }
 
 /// Writes the settings file that keeps a registry: a machine's, or `VirtualBox.xml` for nil.
-fn save_registry(state: &mut State, owner: Option<Uuid>) -> api::Result<()> {
+pub fn save_registry(state: &mut State, owner: Option<Uuid>) -> api::Result<()> {
     let Some(owner) = owner else { return Ok(()) };
     if owner.is_nil() {
         let folder = state.global.folder().to_owned();

@@ -116,7 +116,14 @@ pub fn release(entry: &mut Entry) -> Option<MachineState> {
     } else {
         SessionState::Unlocked
     };
-    if !is_running(entry.state) {
+    // Work on snapshots goes on without its client.
+    let works = matches!(
+        entry.state,
+        MachineState::Snapshotting
+            | MachineState::RestoringSnapshot
+            | MachineState::DeletingSnapshot
+    );
+    if !is_running(entry.state) || works {
         return None;
     }
     // Before the guest ran there was nothing to abort.

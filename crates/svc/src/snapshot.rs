@@ -1,8 +1,10 @@
-//! `ISnapshot`: reading the tree.
+//! `ISnapshot`.
 
+use crate::machine::snapshots::find_mut;
 use crate::media::snapshots;
 use crate::view::{View, gone};
-use api::{Call, ObjRef, server};
+use api::types::VBoxEventType;
+use api::{Call, ObjRef, Wire, server};
 use settings::model::Snapshot;
 use uuid::Uuid;
 
@@ -18,6 +20,32 @@ impl SnapshotObject {
             .ok_or_else(|| gone("The snapshot"))
     }
 
+    /// Changes what is told of the snapshot, at once in the file too.
+    fn edit(&self, f: impl Fn(&mut Snapshot)) -> api::Result<()> {
+        self.view.entry(|e| {
+            let old = e.settings()?.clone();
+            let id = self.id;
+            let found = find_mut(e.settings_mut()?, id).ok_or_else(|| gone("The snapshot"))?;
+            f(found);
+            if let Err(error) = e.save() {
+                *e.settings_mut()? = old;
+                return Err(error);
+            }
+            if let Some(found) = e.pending.as_mut().and_then(|p| find_mut(p, id)) {
+                f(found);
+            }
+            Ok(())
+        })?;
+        self.view.svc.fire(
+            VBoxEventType::OnSnapshotChanged,
+            vec![
+                ("machineId", self.view.id.to_string().into_val()),
+                ("snapshotId", self.id.to_string().into_val()),
+            ],
+        );
+        Ok(())
+    }
+
     fn path(&self, id: Uuid) -> ObjRef {
         self.view.path(&format!("Snapshot/{}", id.simple()))
     }
@@ -27,6 +55,12 @@ impl server::ISnapshot for SnapshotObject {
     crate::fields! {
         name: String = name;
         description: String = description;
+    }
+    fn set_name(&self, _cx: &Call, value: String) -> api::Result<()> {
+        self.edit(|s| s.name.clone_from(&value))
+    }
+    fn set_description(&self, _cx: &Call, value: String) -> api::Result<()> {
+        self.edit(|s| s.description.clone_from(&value))
     }
     fn id(&self, _cx: &Call) -> api::Result<String> {
         Ok(self.id.to_string())

@@ -26,6 +26,10 @@ impl MachineObject {
         }
         let id = self.0.id;
         let settings = self.0.svc.with(|state| {
+            let idle = state.machine(id)?;
+            if !is_running(idle.state) && idle.registered {
+                super::snapshots::settle(state, id)?;
+            }
             let entry = state.machine(id)?;
             let settings = entry.settings()?;
             if !entry.registered {

@@ -358,7 +358,7 @@ fn follow_name(state: &mut State, id: Uuid, new: &Machine) -> api::Result<()> {
 }
 
 /// Writes the media that `VirtualBox.xml` keeps, if they are others than it says.
-fn save_global_media(state: &mut State) -> api::Result<()> {
+pub(super) fn save_global_media(state: &mut State) -> api::Result<()> {
     let folder = state.global.folder().to_owned();
     let registry = state.media.registry(Uuid::nil(), &folder);
     if state.global.settings().media == registry {

@@ -4,6 +4,7 @@ mod control;
 pub mod defaults;
 pub mod info;
 mod locking;
+pub mod snapshots;
 mod storage;
 
 pub use locking::{check_name, name_is_free, register_path};
@@ -837,6 +838,22 @@ impl server::IMachine for MachineObject {
     }
     fn snapshot_count(&self, _cx: &Call) -> api::Result<u32> {
         self.get(|m| m.snapshot.as_deref().map_or(0, info::count_snapshots))
+    }
+    fn take_snapshot(
+        &self,
+        cx: &Call,
+        name: String,
+        description: String,
+        _pause: bool,
+    ) -> api::Result<(ObjRef, String)> {
+        let (progress, id) = self.take(name, description)?;
+        Ok((cx.export(progress), id.to_string()))
+    }
+    fn restore_snapshot(&self, cx: &Call, snapshot: ObjRef) -> api::Result<ObjRef> {
+        self.restore(&snapshot).map(|p| cx.export(p))
+    }
+    fn delete_snapshot(&self, cx: &Call, id: String) -> api::Result<ObjRef> {
+        self.remove_snapshot(&id).map(|p| cx.export(p))
     }
     fn find_snapshot(&self, _cx: &Call, name_or_id: String) -> api::Result<ObjRef> {
         let found = self.get(|m| info::find_snapshot(m, &name_or_id))??;

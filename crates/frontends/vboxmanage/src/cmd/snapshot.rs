@@ -221,8 +221,9 @@ fn list(cx: &mut Cx<'_>, machine: &str, args: &mut Args) -> Result {
     }
     let machine = cx.machine(machine)?;
     if machine.snapshot_count()? == 0 {
+        // On stdout, and yet a failure: programs look for both.
         writeln!(cx.out, "This machine does not have any snapshots")?;
-        return Ok(());
+        return Err(Failure::Silent(1));
     }
     print(cx.out, &machine, style)
 }
