@@ -289,6 +289,7 @@ impl server::ISession for SessionObject {
             svc: self.0.svc.clone(),
             id,
             mutable: true,
+            snapshot: None,
         }
         .path(""))
     }

@@ -47,7 +47,11 @@ impl SnapshotObject {
     }
 
     fn path(&self, id: Uuid) -> ObjRef {
-        self.view.path(&format!("Snapshot/{}", id.simple()))
+        let live = View {
+            snapshot: None,
+            ..self.view.clone()
+        };
+        live.path(&format!("Snapshot/{}", id.simple()))
     }
 }
 
@@ -72,7 +76,12 @@ impl server::ISnapshot for SnapshotObject {
         self.get(|s| s.state_file.is_some())
     }
     fn machine(&self, _cx: &Call) -> api::Result<ObjRef> {
-        Ok(self.view.path(""))
+        let snapshot = Some(self.id);
+        Ok(View {
+            snapshot,
+            ..self.view.plain()
+        }
+        .path(""))
     }
     fn parent(&self, _cx: &Call) -> api::Result<ObjRef> {
         let parent = self.view.get(|m| {

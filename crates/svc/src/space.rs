@@ -55,7 +55,34 @@ impl ObjectSpace for Space {
                             || e.vm.as_ref().is_some_and(|vm| vm.id() == peer.id())
                     }
                 });
-                known.then(|| part(View { svc, id, mutable }, rest))?
+                known.then(|| {
+                    part(
+                        View {
+                            svc,
+                            id,
+                            mutable,
+                            snapshot: None,
+                        },
+                        rest,
+                    )
+                })?
+            }
+            ("SnapshotMachine", Some(id)) => {
+                let (id, mut words) = (uuid(id)?, rest.splitn(2, '/'));
+                let snapshot = uuid(words.next()?)?;
+                let known = |s: &mut crate::state::State| {
+                    let settings = s.machine(id).ok()?.settings().ok()?;
+                    settings.find_snapshot(snapshot).map(drop)
+                };
+                svc.with(known)?;
+                let snapshot = Some(snapshot);
+                let view = View {
+                    svc,
+                    id,
+                    mutable: false,
+                    snapshot,
+                };
+                part(view, words.next().unwrap_or(""))
             }
             _ => None,
         }

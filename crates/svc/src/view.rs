@@ -16,6 +16,8 @@ pub struct View {
     pub id: Uuid,
     /// The session machine: reads and writes the settings that `saveSettings` saves.
     pub mutable: bool,
+    /// The machine as it was at this snapshot.
+    pub snapshot: Option<Uuid>,
 }
 
 /// In which states a setting may change.
@@ -30,6 +32,11 @@ pub enum When {
 impl View {
     /// Path of an object of this machine; `""` is the machine itself.
     pub fn path(&self, below: &str) -> ObjRef {
+        if let Some(snapshot) = self.snapshot {
+            let (id, snapshot) = (self.id.simple(), snapshot.simple());
+            let slash = if below.is_empty() { "" } else { "/" };
+            return ObjRef::new(format!("/SnapshotMachine/{id}/{snapshot}{slash}{below}"));
+        }
         let root = if self.mutable {
             "SessionMachine"
         } else {
@@ -55,6 +62,12 @@ impl View {
     /// Reads settings.
     pub fn get<R>(&self, f: impl FnOnce(&Machine) -> R) -> api::Result<R> {
         self.entry(|e| {
+            if let Some(id) = self.snapshot {
+                let mut then = e.settings()?.clone();
+                let snapshot = then.find_snapshot(id).ok_or_else(|| gone("The snapshot"))?;
+                then.hardware = (*snapshot.hardware).clone();
+                return Ok(f(&then));
+            }
             let settings = if self.mutable {
                 e.pending.as_ref()
             } else {
@@ -77,7 +90,7 @@ impl View {
             e.settings()?;
             let registered_and_shared = e.registered && !self.mutable;
             let running = is_running(e.state) || e.vm.is_some();
-            if registered_and_shared || (running && when == When::Off) {
+            if self.snapshot.is_some() || registered_and_shared || (running && when == When::Off) {
                 return Err(immutable(e.state));
             }
             // Applied to a copy, so that a refused value leaves nothing half changed.

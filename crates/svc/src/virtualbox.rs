@@ -360,6 +360,7 @@ impl server::IVirtualBox for VirtualBoxObject {
             svc: self.0.clone(),
             id,
             mutable: false,
+            snapshot: None,
         };
         if unsaved {
             server::IMachine::save_settings(&crate::machine::MachineObject(view), cx)?;

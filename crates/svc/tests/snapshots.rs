@@ -342,3 +342,51 @@ fn a_kill_during_a_deletion_loses_nothing() {
         assert!(f.contents() == expected, "round {round}, deleted");
     }
 }
+
+#[test]
+fn clones_have_the_disk_of_the_snapshot() {
+    let mut f = Fixture::new(0x77);
+    f.write();
+    let id = f.take("s");
+    f.write();
+    let expected = f.contents();
+    let then = f
+        .machine()
+        .find_snapshot("s")
+        .and_then(|s| s.machine())
+        .expect("machine");
+    assert_eq!(then.memory_size().expect("memory"), 128);
+    let vbox = f.client().virtualbox();
+    let sources = [
+        ("full", f.machine(), vec![], Uuid::nil()),
+        ("old", then.clone(), vec![], id),
+        ("linked", then, vec![CloneOptions::Link], id),
+    ];
+    for (name, source, options, state) in sources {
+        let target = vbox
+            .create_machine("", name, &[], "", "", "", "", "")
+            .expect("create");
+        source
+            .clone_to(&target, CloneMode::MachineState, &options)
+            .expect("clone")
+            .finish()
+            .expect("cloned");
+        vbox.register_machine(&target).expect("register");
+        let disk = target.get_medium("SATA", 0, 0).expect("disk").expect("one");
+        let mut files = Vec::new();
+        let mut at = Some(disk);
+        while let Some(disk) = at {
+            files.insert(0, PathBuf::from(disk.location().expect("path")));
+            at = disk.parent().expect("parent");
+        }
+        let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+        let linked = !options.is_empty();
+        assert_eq!(files.len(), if linked { 2 } else { 1 });
+        let disk = Container::open_chain(&files, OpenMode::ReadOnly).expect("chain");
+        let mut bytes = vec![0; SIZE as usize];
+        disk.read_at(0, &mut bytes).expect("read");
+        assert!(bytes == expected[&state], "{name}");
+    }
+    let e = f.locked(|m| m.delete_snapshot(&id.to_string()).expect_err("linked"));
+    assert_eq!(e.code, ResultCode::VBOX_E_INVALID_OBJECT_STATE);
+}

@@ -1,5 +1,6 @@
 //! `IMachine`.
 
+mod clone;
 mod control;
 pub mod defaults;
 pub mod info;
@@ -848,6 +849,16 @@ impl server::IMachine for MachineObject {
     ) -> api::Result<(ObjRef, String)> {
         let (progress, id) = self.take(name, description)?;
         Ok((cx.export(progress), id.to_string()))
+    }
+    fn clone_to(
+        &self,
+        cx: &Call,
+        target: ObjRef,
+        mode: CloneMode,
+        options: Vec<CloneOptions>,
+    ) -> api::Result<ObjRef> {
+        let progress = self.clone_into(&target, mode, &options)?;
+        Ok(cx.export(progress))
     }
     fn restore_snapshot(&self, cx: &Call, snapshot: ObjRef) -> api::Result<ObjRef> {
         self.restore(&snapshot).map(|p| cx.export(p))

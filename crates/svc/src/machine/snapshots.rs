@@ -421,7 +421,7 @@ fn keeper(state: &State, machine: Uuid) -> api::Result<Uuid> {
 }
 
 /// Saves a machine's settings with all media registries that are not as their files say.
-fn commit(state: &mut State, machine: Uuid, mut new: Machine) -> api::Result<()> {
+pub fn commit(state: &mut State, machine: Uuid, mut new: Machine) -> api::Result<()> {
     let others: Vec<Uuid> = state
         .machines
         .iter()

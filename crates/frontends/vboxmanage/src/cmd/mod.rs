@@ -2,6 +2,7 @@
 
 mod bandwidthctl;
 mod clonemedium;
+mod clonevm;
 mod closemedium;
 mod controlvm;
 mod convertfromraw;
@@ -52,7 +53,7 @@ pub const COMMANDS: &[&Command] = &[
     &unregistervm::COMMAND,
     &createvm::COMMAND,
     &modifyvm::COMMAND,
-    &not_yet("clonevm"),
+    &clonevm::COMMAND,
     &not_yet("movevm"),
     &not_yet("encryptvm"),
     &not_yet("cloud"),
