@@ -297,6 +297,8 @@ pub fn classify(insn: &Instruction, mode: &Mode) -> Kind {
         | M::Das
         | M::Salc
         | M::Rdmsr
+        | M::Std
+        | M::Cld
         | M::Cli
         | M::Swapgs
         | M::Rdfsbase
@@ -503,4 +505,61 @@ fn requirement(insn: &Instruction) -> Option<Fp> {
         fp = Fp::Mmx;
     }
     (fp != Fp::None).then_some(fp)
+}
+
+#[cfg(test)]
+mod tests {
+    use cpu::bits::{cr0, cr4, efer};
+    use cpu::{Seg, SegReg, State, attr};
+
+    use super::*;
+
+    fn mode(long: bool, big: bool, cpl: u32) -> Mode {
+        let mut s = State::reset(0);
+        s.cr0 = cr0::PE | cr0::PG | cr0::NE | cr0::ET | cr0::WP;
+        s.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXSAVE;
+        s.xcr0 = 7;
+        s.efer = if long { efer::LME | efer::LMA } else { 0 };
+        let flat = attr::P | attr::S | attr::RW | attr::ACCESSED | attr::G;
+        let flat = flat | cpl << attr::DPL_SHIFT;
+        let size = if big { attr::DB } else { 0 };
+        let data = SegReg {
+            base: 0,
+            limit: u32::MAX,
+            attr: flat | size,
+            sel: 0x10 | cpl as u16,
+        };
+        s.seg = [data; 6];
+        let kind = if long { attr::L } else { size };
+        s.seg[Seg::Cs as usize].attr = flat | attr::CODE | kind;
+        Mode::of(&s)
+    }
+
+    /// What is not copied usually is not copied when it comes alone, either: STD would change how
+    /// Rust runs.
+    #[test]
+    fn nothing_is_copied_only_when_it_is_stepped() {
+        for (long, big, cpl) in [
+            (true, false, 0),
+            (true, false, 3),
+            (false, true, 0),
+            (false, true, 3),
+            (false, false, 0),
+            (false, false, 3),
+        ] {
+            let mode = mode(long, big, cpl);
+            let mut looked = 0;
+            for code in iced_x86::Code::values().filter(|c| *c != iced_x86::Code::INVALID) {
+                let mut insn = Instruction::default();
+                insn.set_code(code);
+                let copied = |mode: &Mode| matches!(classify(&insn, mode), Kind::Copy);
+                assert!(
+                    copied(&mode) || !copied(&mode.single()),
+                    "{code:?} at level {cpl}"
+                );
+                looked += usize::from(!copied(&mode));
+            }
+            assert!(looked > 300, "{looked}");
+        }
+    }
 }

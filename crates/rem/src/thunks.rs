@@ -92,6 +92,8 @@ global_asm!(
     "pushfq",
     "pop rax",
     "mov gs:[{hflags}], rax",
+    // Translated code never sets it, and Rust relies on that.
+    "cld",
     "cmp dword ptr gs:[{window}], 0",
     "je 2f",
     "mov rax, gs:[{host_fs}]",
