@@ -389,4 +389,21 @@ fn clones_have_the_disk_of_the_snapshot() {
     }
     let e = f.locked(|m| m.delete_snapshot(&id.to_string()).expect_err("linked"));
     assert_eq!(e.code, ResultCode::VBOX_E_INVALID_OBJECT_STATE);
+    let e = f.machine().unregister(CleanupMode::Full);
+    assert_eq!(
+        e.expect_err("linked").code,
+        ResultCode::VBOX_E_OBJECT_IN_USE
+    );
+    let linked = vbox.find_machine("linked").expect("found");
+    let media = linked.unregister(CleanupMode::Full).expect("unregister");
+    assert_eq!(media.len(), 1, "its own image only");
+    linked
+        .delete_config(&media)
+        .expect("delete")
+        .finish()
+        .expect("deleted");
+    assert!(f.contents() == expected);
+    f.delete(id);
+    assert!(f.contents()[&Uuid::nil()] == expected[&Uuid::nil()]);
+    assert_eq!(f.images(), 0);
 }

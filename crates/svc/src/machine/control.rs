@@ -213,11 +213,13 @@ impl server::IInternalMachineControl for MachineObject {
                 settings.last_state_change = since;
                 if is_running(state) {
                     settings.aborted = false;
+                    settings.current_state_modified = true;
                 }
             }
             if let Some(pending) = &mut e.pending {
                 pending.last_state_change = since;
                 pending.aborted &= !is_running(state);
+                pending.current_state_modified |= is_running(state);
             }
             if !is_running(state) {
                 super::info::keep_guest_properties(e);

@@ -151,6 +151,30 @@ impl MachineObject {
                     format!("Cannot unregister the machine '{name}' because it has {what}"),
                 ));
             }
+            // What other machines use in any state, and what that is stacked on.
+            let mut others: BTreeSet<Uuid> = BTreeSet::new();
+            for other in state.machines.iter().filter(|m| m.id != id) {
+                let Ok(settings) = other.settings() else {
+                    continue;
+                };
+                others.extend(attached(&settings.hardware));
+                for snapshot in snapshots(settings) {
+                    others.extend(attached(&snapshot.hardware));
+                }
+            }
+            let tops: Vec<Uuid> = others.iter().copied().collect();
+            others.extend(tops.into_iter().flat_map(|t| state.media.chain(t)));
+            let clone = state
+                .media
+                .all()
+                .find(|m| m.registry == Some(id) && m.parent.is_some() && others.contains(&m.id));
+            if let Some(clone) = clone {
+                let text = format!(
+                    "Cannot unregister the machine '{name}' because a linked clone of it uses '{}'",
+                    clone.location.display()
+                );
+                return Err(Error::new(ResultCode::VBOX_E_OBJECT_IN_USE, text));
+            }
             let mut with_parents = Vec::new();
             for id in &used {
                 for link in state.media.chain(*id) {
@@ -174,13 +198,6 @@ impl MachineObject {
                     device.medium = settings::model::AttachedMedium::None;
                 }
             }
-            let others: BTreeSet<Uuid> = state
-                .machines
-                .iter()
-                .filter(|m| m.id != id)
-                .filter_map(|m| m.settings().ok())
-                .flat_map(|m| attached(&m.hardware))
-                .collect();
             let wanted = |kind: DeviceType| match mode {
                 CleanupMode::Full => true,
                 CleanupMode::DetachAllReturnHardDisksOnly => kind == DeviceType::HardDisk,
@@ -200,7 +217,10 @@ impl MachineObject {
             let keep: BTreeSet<Uuid> = returned.iter().copied().chain(others).collect();
             state.media.forget_owner(id, &keep);
             for link in &returned {
-                if let Ok(medium) = state.media.get_mut(*link) {
+                // A linked clone's disk is in the file of the machine it was made of.
+                if let Ok(medium) = state.media.get_mut(*link)
+                    && medium.registry == Some(id)
+                {
                     medium.registry = None;
                 }
             }
