@@ -159,3 +159,42 @@ fn a_disk_that_outgrows_its_map_keeps_its_contents() {
         "read by qemu-img",
     );
 }
+
+#[test]
+fn a_fixed_vhd_is_not_a_raw_disk_whatever_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["disk.vhd", "disk.img"] {
+        let path = folder.path().join(name);
+        qemu_img_ok(&[
+            &"create",
+            &"-q",
+            &"-f",
+            &"vpc",
+            &"-o",
+            &"subformat=fixed,force_size=on",
+            &path,
+            &"4M",
+        ]);
+        let error = storage::probe(&path).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("VHD"), "{error}");
+    }
+}
+
+#[test]
+fn a_vdi_stays_one_when_its_guest_writes_a_vhd_footer() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.vdi");
+    let mut disk = create(&path, "VDI", &CreateParams::new(2 * MIB, Variant::Dynamic));
+    disk.write_at(0, &vec![1; 2 * MIB as usize]).unwrap();
+    disk.flush().unwrap();
+    let data = std::fs::metadata(&path).unwrap().len() - 512;
+    let mut footer = [0; 512];
+    footer[..8].copy_from_slice(b"conectix");
+    footer[48..56].copy_from_slice(&data.to_be_bytes());
+    disk.write_at(2 * MIB - 512, &footer).unwrap();
+    drop(disk);
+    let bytes = std::fs::read(&path).unwrap();
+    assert_eq!(bytes[data as usize..], footer, "the file ends with it");
+    let disk = Container::open(&path, OpenMode::ReadOnly).unwrap();
+    assert_eq!(disk.images()[0].format(), "VDI");
+}
