@@ -668,9 +668,13 @@ fn a_response_file_and_what_is_not_there_yet() {
     .expect("write");
     home.ok(&["@line"]);
     assert!(home.ok(&["list", "vms"]).starts_with("\"two words\" {"));
+    let none = home.run(&["snapshot", "two words", "list", "--machinereadable"]);
+    assert_eq!(
+        (none.code, none.out.as_str()),
+        (1, "This machine does not have any snapshots\n")
+    );
     for line in [
-        &["snapshot", "two words", "list", "--machinereadable"][..],
-        &["export", "two words", "-o", "x.ova"],
+        &["export", "two words", "-o", "x.ova"][..],
         &["controlvm", "two words", "usbattach", "x"],
         &["modifyvm", "two words", "--pciattach", "1:0.0"],
     ] {
