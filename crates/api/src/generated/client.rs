@@ -30,6 +30,237 @@ hot_pluggable: bool,
 bandwidth_group: Option<BandwidthGroup>,
 } }
 
+#[derive(Debug, Clone)]
+pub struct VFSExplorer(Proxy);
+client_interface!(VFSExplorer, "IVFSExplorer");
+
+impl VFSExplorer {
+    pub fn path(&self) -> Result<String> {
+        self.0.get("IVFSExplorer", "path")
+    }
+    pub fn type_(&self) -> Result<VFSType> {
+        self.0.get("IVFSExplorer", "type")
+    }
+    pub fn update(&self) -> Result<Progress> {
+        self.0.call("IVFSExplorer", "update", vec![])?.single()
+    }
+    pub fn cd(&self, dir: &str) -> Result<Progress> {
+        self.0
+            .call("IVFSExplorer", "cd", vec![Val::from(dir)])?
+            .single()
+    }
+    pub fn cd_up(&self) -> Result<Progress> {
+        self.0.call("IVFSExplorer", "cdUp", vec![])?.single()
+    }
+    pub fn entry_list(&self) -> Result<(Vec<String>, Vec<u32>, Vec<i64>, Vec<u32>)> {
+        let mut r = self.0.call("IVFSExplorer", "entryList", vec![])?;
+        Ok((r.take()?, r.take()?, r.take()?, r.take()?))
+    }
+    pub fn exists(&self, names: &[&str]) -> Result<Vec<String>> {
+        self.0
+            .call("IVFSExplorer", "exists", vec![Val::from(names)])?
+            .single()
+    }
+    pub fn remove(&self, names: &[&str]) -> Result<Progress> {
+        self.0
+            .call("IVFSExplorer", "remove", vec![Val::from(names)])?
+            .single()
+    }
+}
+
+/// One or more machines in a package, or to be written to one.
+#[derive(Debug, Clone)]
+pub struct Appliance(Proxy);
+client_interface!(Appliance, "IAppliance");
+
+impl Appliance {
+    pub fn path(&self) -> Result<String> {
+        self.0.get("IAppliance", "path")
+    }
+    pub fn disks(&self) -> Result<Vec<String>> {
+        self.0.get("IAppliance", "disks")
+    }
+    pub fn virtual_system_descriptions(&self) -> Result<Vec<VirtualSystemDescription>> {
+        self.0.get("IAppliance", "virtualSystemDescriptions")
+    }
+    pub fn machines(&self) -> Result<Vec<String>> {
+        self.0.get("IAppliance", "machines")
+    }
+    pub fn certificate(&self) -> Result<AnyObject> {
+        self.0.get("IAppliance", "certificate")
+    }
+    pub fn read(&self, file: &str) -> Result<Progress> {
+        self.0
+            .call("IAppliance", "read", vec![Val::from(file)])?
+            .single()
+    }
+    pub fn interpret(&self) -> Result<()> {
+        self.0.call("IAppliance", "interpret", vec![])?.end()
+    }
+    pub fn import_machines(&self, options: &[ImportOptions]) -> Result<Progress> {
+        self.0
+            .call(
+                "IAppliance",
+                "importMachines",
+                vec![Wire::into_val(options.to_vec())],
+            )?
+            .single()
+    }
+    pub fn create_vfs_explorer(&self, uri: &str) -> Result<VFSExplorer> {
+        self.0
+            .call("IAppliance", "createVFSExplorer", vec![Val::from(uri)])?
+            .single()
+    }
+    pub fn write(&self, format: &str, options: &[ExportOptions], path: &str) -> Result<Progress> {
+        self.0
+            .call(
+                "IAppliance",
+                "write",
+                vec![
+                    Val::from(format),
+                    Wire::into_val(options.to_vec()),
+                    Val::from(path),
+                ],
+            )?
+            .single()
+    }
+    pub fn get_warnings(&self) -> Result<Vec<String>> {
+        self.0.call("IAppliance", "getWarnings", vec![])?.single()
+    }
+    pub fn get_password_ids(&self) -> Result<Vec<String>> {
+        self.0
+            .call("IAppliance", "getPasswordIds", vec![])?
+            .single()
+    }
+    pub fn get_medium_ids_for_password_id(&self, password_id: &str) -> Result<Vec<String>> {
+        self.0
+            .call(
+                "IAppliance",
+                "getMediumIdsForPasswordId",
+                vec![Val::from(password_id)],
+            )?
+            .single()
+    }
+    pub fn add_passwords(&self, identifiers: &[&str], passwords: &[&str]) -> Result<()> {
+        self.0
+            .call(
+                "IAppliance",
+                "addPasswords",
+                vec![Val::from(identifiers), Val::from(passwords)],
+            )?
+            .end()
+    }
+    pub fn create_virtual_system_descriptions(&self, requested: u32) -> Result<u32> {
+        self.0
+            .call(
+                "IAppliance",
+                "createVirtualSystemDescriptions",
+                vec![Wire::into_val(requested)],
+            )?
+            .single()
+    }
+}
+
+/// What one machine of an appliance is made of, item by item.
+#[derive(Debug, Clone)]
+pub struct VirtualSystemDescription(Proxy);
+client_interface!(VirtualSystemDescription, "IVirtualSystemDescription");
+
+impl VirtualSystemDescription {
+    pub fn count(&self) -> Result<u32> {
+        self.0.get("IVirtualSystemDescription", "count")
+    }
+    pub fn get_description(
+        &self,
+    ) -> Result<(
+        Vec<VirtualSystemDescriptionType>,
+        Vec<String>,
+        Vec<String>,
+        Vec<String>,
+        Vec<String>,
+    )> {
+        let mut r = self
+            .0
+            .call("IVirtualSystemDescription", "getDescription", vec![])?;
+        Ok((r.take()?, r.take()?, r.take()?, r.take()?, r.take()?))
+    }
+    pub fn get_description_by_type(
+        &self,
+        type_: VirtualSystemDescriptionType,
+    ) -> Result<(
+        Vec<VirtualSystemDescriptionType>,
+        Vec<String>,
+        Vec<String>,
+        Vec<String>,
+        Vec<String>,
+    )> {
+        let mut r = self.0.call(
+            "IVirtualSystemDescription",
+            "getDescriptionByType",
+            vec![Wire::into_val(type_)],
+        )?;
+        Ok((r.take()?, r.take()?, r.take()?, r.take()?, r.take()?))
+    }
+    pub fn remove_description_by_type(&self, type_: VirtualSystemDescriptionType) -> Result<()> {
+        self.0
+            .call(
+                "IVirtualSystemDescription",
+                "removeDescriptionByType",
+                vec![Wire::into_val(type_)],
+            )?
+            .end()
+    }
+    pub fn get_values_by_type(
+        &self,
+        type_: VirtualSystemDescriptionType,
+        which: VirtualSystemDescriptionValueType,
+    ) -> Result<Vec<String>> {
+        self.0
+            .call(
+                "IVirtualSystemDescription",
+                "getValuesByType",
+                vec![Wire::into_val(type_), Wire::into_val(which)],
+            )?
+            .single()
+    }
+    pub fn set_final_values(
+        &self,
+        enabled: &[bool],
+        v_box_values: &[&str],
+        extra_config_values: &[&str],
+    ) -> Result<()> {
+        self.0
+            .call(
+                "IVirtualSystemDescription",
+                "setFinalValues",
+                vec![
+                    Wire::into_val(enabled.to_vec()),
+                    Val::from(v_box_values),
+                    Val::from(extra_config_values),
+                ],
+            )?
+            .end()
+    }
+    pub fn add_description(
+        &self,
+        type_: VirtualSystemDescriptionType,
+        v_box_value: &str,
+        extra_config_value: &str,
+    ) -> Result<()> {
+        self.0
+            .call(
+                "IVirtualSystemDescription",
+                "addDescription",
+                vec![
+                    Wire::into_val(type_),
+                    Val::from(v_box_value),
+                    Val::from(extra_config_value),
+                ],
+            )?
+            .end()
+    }
+}
+
 /// A running machine, answered by its VM process.
 #[derive(Debug, Clone)]
 pub struct Console(Proxy);
@@ -4904,7 +5135,11 @@ impl Machine {
             .call("IMachine", "deleteConfig", vec![references(media)])?
             .single()
     }
-    pub fn export_to(&self, appliance: &AnyObject, location: &str) -> Result<AnyObject> {
+    pub fn export_to(
+        &self,
+        appliance: &Appliance,
+        location: &str,
+    ) -> Result<VirtualSystemDescription> {
         self.0
             .call(
                 "IMachine",
@@ -6385,7 +6620,7 @@ impl VirtualBox {
             )?
             .single()
     }
-    pub fn create_appliance(&self) -> Result<AnyObject> {
+    pub fn create_appliance(&self) -> Result<Appliance> {
         self.0
             .call("IVirtualBox", "createAppliance", vec![])?
             .single()

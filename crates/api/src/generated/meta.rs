@@ -5,6 +5,369 @@
 use super::types::VBoxEventType;
 use crate::meta::{Attribute, Interface, Method, Param};
 
+pub static I_VFS_EXPLORER: Interface = Interface {
+    name: "IVFSExplorer",
+    extends: None,
+    attributes: &[
+        Attribute {
+            name: "path",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "type",
+            sig: "u",
+            writable: false,
+        },
+    ],
+    methods: &[
+        Method {
+            name: "update",
+            ins: &[],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
+        },
+        Method {
+            name: "cd",
+            ins: &[Param {
+                name: "dir",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
+        },
+        Method {
+            name: "cdUp",
+            ins: &[],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
+        },
+        Method {
+            name: "entryList",
+            ins: &[],
+            outs: &[
+                Param {
+                    name: "names",
+                    sig: "as",
+                },
+                Param {
+                    name: "types",
+                    sig: "au",
+                },
+                Param {
+                    name: "sizes",
+                    sig: "ax",
+                },
+                Param {
+                    name: "modes",
+                    sig: "au",
+                },
+            ],
+        },
+        Method {
+            name: "exists",
+            ins: &[Param {
+                name: "names",
+                sig: "as",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "as",
+            }],
+        },
+        Method {
+            name: "remove",
+            ins: &[Param {
+                name: "names",
+                sig: "as",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
+        },
+    ],
+};
+
+pub static I_APPLIANCE: Interface = Interface {
+    name: "IAppliance",
+    extends: None,
+    attributes: &[
+        Attribute {
+            name: "path",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "disks",
+            sig: "as",
+            writable: false,
+        },
+        Attribute {
+            name: "virtualSystemDescriptions",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "machines",
+            sig: "as",
+            writable: false,
+        },
+        Attribute {
+            name: "certificate",
+            sig: "o",
+            writable: false,
+        },
+    ],
+    methods: &[
+        Method {
+            name: "read",
+            ins: &[Param {
+                name: "file",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
+        },
+        Method {
+            name: "interpret",
+            ins: &[],
+            outs: &[],
+        },
+        Method {
+            name: "importMachines",
+            ins: &[Param {
+                name: "options",
+                sig: "au",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
+        },
+        Method {
+            name: "createVFSExplorer",
+            ins: &[Param {
+                name: "URI",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
+        },
+        Method {
+            name: "write",
+            ins: &[
+                Param {
+                    name: "format",
+                    sig: "s",
+                },
+                Param {
+                    name: "options",
+                    sig: "au",
+                },
+                Param {
+                    name: "path",
+                    sig: "s",
+                },
+            ],
+            outs: &[Param {
+                name: "returnval",
+                sig: "o",
+            }],
+        },
+        Method {
+            name: "getWarnings",
+            ins: &[],
+            outs: &[Param {
+                name: "returnval",
+                sig: "as",
+            }],
+        },
+        Method {
+            name: "getPasswordIds",
+            ins: &[],
+            outs: &[Param {
+                name: "returnval",
+                sig: "as",
+            }],
+        },
+        Method {
+            name: "getMediumIdsForPasswordId",
+            ins: &[Param {
+                name: "passwordId",
+                sig: "s",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "as",
+            }],
+        },
+        Method {
+            name: "addPasswords",
+            ins: &[
+                Param {
+                    name: "identifiers",
+                    sig: "as",
+                },
+                Param {
+                    name: "passwords",
+                    sig: "as",
+                },
+            ],
+            outs: &[],
+        },
+        Method {
+            name: "createVirtualSystemDescriptions",
+            ins: &[Param {
+                name: "requested",
+                sig: "u",
+            }],
+            outs: &[Param {
+                name: "returnval",
+                sig: "u",
+            }],
+        },
+    ],
+};
+
+pub static I_VIRTUAL_SYSTEM_DESCRIPTION: Interface = Interface {
+    name: "IVirtualSystemDescription",
+    extends: None,
+    attributes: &[Attribute {
+        name: "count",
+        sig: "u",
+        writable: false,
+    }],
+    methods: &[
+        Method {
+            name: "getDescription",
+            ins: &[],
+            outs: &[
+                Param {
+                    name: "types",
+                    sig: "au",
+                },
+                Param {
+                    name: "refs",
+                    sig: "as",
+                },
+                Param {
+                    name: "OVFValues",
+                    sig: "as",
+                },
+                Param {
+                    name: "VBoxValues",
+                    sig: "as",
+                },
+                Param {
+                    name: "extraConfigValues",
+                    sig: "as",
+                },
+            ],
+        },
+        Method {
+            name: "getDescriptionByType",
+            ins: &[Param {
+                name: "type",
+                sig: "u",
+            }],
+            outs: &[
+                Param {
+                    name: "types",
+                    sig: "au",
+                },
+                Param {
+                    name: "refs",
+                    sig: "as",
+                },
+                Param {
+                    name: "OVFValues",
+                    sig: "as",
+                },
+                Param {
+                    name: "VBoxValues",
+                    sig: "as",
+                },
+                Param {
+                    name: "extraConfigValues",
+                    sig: "as",
+                },
+            ],
+        },
+        Method {
+            name: "removeDescriptionByType",
+            ins: &[Param {
+                name: "type",
+                sig: "u",
+            }],
+            outs: &[],
+        },
+        Method {
+            name: "getValuesByType",
+            ins: &[
+                Param {
+                    name: "type",
+                    sig: "u",
+                },
+                Param {
+                    name: "which",
+                    sig: "u",
+                },
+            ],
+            outs: &[Param {
+                name: "returnval",
+                sig: "as",
+            }],
+        },
+        Method {
+            name: "setFinalValues",
+            ins: &[
+                Param {
+                    name: "enabled",
+                    sig: "ab",
+                },
+                Param {
+                    name: "VBoxValues",
+                    sig: "as",
+                },
+                Param {
+                    name: "extraConfigValues",
+                    sig: "as",
+                },
+            ],
+            outs: &[],
+        },
+        Method {
+            name: "addDescription",
+            ins: &[
+                Param {
+                    name: "type",
+                    sig: "u",
+                },
+                Param {
+                    name: "VBoxValue",
+                    sig: "s",
+                },
+                Param {
+                    name: "extraConfigValue",
+                    sig: "s",
+                },
+            ],
+            outs: &[],
+        },
+    ],
+};
+
 pub static I_CONSOLE: Interface = Interface {
     name: "IConsole",
     extends: None,
@@ -8117,6 +8480,9 @@ pub static I_CPU_PROFILE: Interface = Interface {
 
 /// All interfaces.
 pub static INTERFACES: &[&Interface] = &[
+    &I_VFS_EXPLORER,
+    &I_APPLIANCE,
+    &I_VIRTUAL_SYSTEM_DESCRIPTION,
     &I_CONSOLE,
     &I_DISPLAY,
     &I_KEYBOARD,

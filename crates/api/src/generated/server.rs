@@ -16,6 +16,404 @@ use crate::meta::{Interface, Op};
 use crate::value::{Args, ObjRef, Val, Wire};
 use crate::{Call, Error, Result};
 
+pub trait IVFSExplorer: Send + Sync + 'static {
+    fn path(&self, cx: &Call) -> Result<String> {
+        Err(Error::not_implemented("IVFSExplorer", "path"))
+    }
+    fn type_(&self, cx: &Call) -> Result<VFSType> {
+        Err(Error::not_implemented("IVFSExplorer", "type"))
+    }
+    fn update(&self, cx: &Call) -> Result<ObjRef> {
+        Err(Error::not_implemented("IVFSExplorer", "update"))
+    }
+    fn cd(&self, cx: &Call, dir: String) -> Result<ObjRef> {
+        Err(Error::not_implemented("IVFSExplorer", "cd"))
+    }
+    fn cd_up(&self, cx: &Call) -> Result<ObjRef> {
+        Err(Error::not_implemented("IVFSExplorer", "cdUp"))
+    }
+    fn entry_list(&self, cx: &Call) -> Result<(Vec<String>, Vec<u32>, Vec<i64>, Vec<u32>)> {
+        Err(Error::not_implemented("IVFSExplorer", "entryList"))
+    }
+    fn exists(&self, cx: &Call, names: Vec<String>) -> Result<Vec<String>> {
+        Err(Error::not_implemented("IVFSExplorer", "exists"))
+    }
+    fn remove(&self, cx: &Call, names: Vec<String>) -> Result<ObjRef> {
+        Err(Error::not_implemented("IVFSExplorer", "remove"))
+    }
+}
+
+impl dyn IVFSExplorer {
+    pub const INTERFACE: &'static Interface = &meta::I_VFS_EXPLORER;
+
+    pub fn dispatch(&self, cx: &Call, op: Op<'_>, mut inputs: Args) -> Result<Vec<Val>> {
+        match op {
+            Op::Get("path") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.path(cx)?)])
+            }
+            Op::Get("type") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.type_(cx)?)])
+            }
+            Op::Call("update") => {
+                inputs.end()?;
+                let r = self.update(cx)?;
+                Ok(vec![Wire::into_val(r)])
+            }
+            Op::Call("cd") => {
+                let dir = inputs.take()?;
+                inputs.end()?;
+                let r = self.cd(cx, dir)?;
+                Ok(vec![Wire::into_val(r)])
+            }
+            Op::Call("cdUp") => {
+                inputs.end()?;
+                let r = self.cd_up(cx)?;
+                Ok(vec![Wire::into_val(r)])
+            }
+            Op::Call("entryList") => {
+                inputs.end()?;
+                let r = self.entry_list(cx)?;
+                Ok(vec![
+                    Wire::into_val(r.0),
+                    Wire::into_val(r.1),
+                    Wire::into_val(r.2),
+                    Wire::into_val(r.3),
+                ])
+            }
+            Op::Call("exists") => {
+                let names = inputs.take()?;
+                inputs.end()?;
+                let r = self.exists(cx, names)?;
+                Ok(vec![Wire::into_val(r)])
+            }
+            Op::Call("remove") => {
+                let names = inputs.take()?;
+                inputs.end()?;
+                let r = self.remove(cx, names)?;
+                Ok(vec![Wire::into_val(r)])
+            }
+            _ => Err(Error::not_implemented("IVFSExplorer", op.member())),
+        }
+    }
+}
+
+/// One or more machines in a package, or to be written to one.
+pub trait IAppliance: Send + Sync + 'static {
+    fn path(&self, cx: &Call) -> Result<String> {
+        Err(Error::not_implemented("IAppliance", "path"))
+    }
+    fn disks(&self, cx: &Call) -> Result<Vec<String>> {
+        Err(Error::not_implemented("IAppliance", "disks"))
+    }
+    fn virtual_system_descriptions(&self, cx: &Call) -> Result<Vec<ObjRef>> {
+        Err(Error::not_implemented(
+            "IAppliance",
+            "virtualSystemDescriptions",
+        ))
+    }
+    fn machines(&self, cx: &Call) -> Result<Vec<String>> {
+        Err(Error::not_implemented("IAppliance", "machines"))
+    }
+    fn certificate(&self, cx: &Call) -> Result<ObjRef> {
+        Err(Error::not_implemented("IAppliance", "certificate"))
+    }
+    fn read(&self, cx: &Call, file: String) -> Result<ObjRef> {
+        Err(Error::not_implemented("IAppliance", "read"))
+    }
+    fn interpret(&self, cx: &Call) -> Result<()> {
+        Err(Error::not_implemented("IAppliance", "interpret"))
+    }
+    fn import_machines(&self, cx: &Call, options: Vec<ImportOptions>) -> Result<ObjRef> {
+        Err(Error::not_implemented("IAppliance", "importMachines"))
+    }
+    fn create_vfs_explorer(&self, cx: &Call, uri: String) -> Result<ObjRef> {
+        Err(Error::not_implemented("IAppliance", "createVFSExplorer"))
+    }
+    fn write(
+        &self,
+        cx: &Call,
+        format: String,
+        options: Vec<ExportOptions>,
+        path: String,
+    ) -> Result<ObjRef> {
+        Err(Error::not_implemented("IAppliance", "write"))
+    }
+    fn get_warnings(&self, cx: &Call) -> Result<Vec<String>> {
+        Err(Error::not_implemented("IAppliance", "getWarnings"))
+    }
+    fn get_password_ids(&self, cx: &Call) -> Result<Vec<String>> {
+        Err(Error::not_implemented("IAppliance", "getPasswordIds"))
+    }
+    fn get_medium_ids_for_password_id(
+        &self,
+        cx: &Call,
+        password_id: String,
+    ) -> Result<Vec<String>> {
+        Err(Error::not_implemented(
+            "IAppliance",
+            "getMediumIdsForPasswordId",
+        ))
+    }
+    fn add_passwords(
+        &self,
+        cx: &Call,
+        identifiers: Vec<String>,
+        passwords: Vec<String>,
+    ) -> Result<()> {
+        Err(Error::not_implemented("IAppliance", "addPasswords"))
+    }
+    fn create_virtual_system_descriptions(&self, cx: &Call, requested: u32) -> Result<u32> {
+        Err(Error::not_implemented(
+            "IAppliance",
+            "createVirtualSystemDescriptions",
+        ))
+    }
+}
+
+impl dyn IAppliance {
+    pub const INTERFACE: &'static Interface = &meta::I_APPLIANCE;
+
+    pub fn dispatch(&self, cx: &Call, op: Op<'_>, mut inputs: Args) -> Result<Vec<Val>> {
+        match op {
+            Op::Get("path") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.path(cx)?)])
+            }
+            Op::Get("disks") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.disks(cx)?)])
+            }
+            Op::Get("virtualSystemDescriptions") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.virtual_system_descriptions(cx)?)])
+            }
+            Op::Get("machines") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.machines(cx)?)])
+            }
+            Op::Get("certificate") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.certificate(cx)?)])
+            }
+            Op::Call("read") => {
+                let file = inputs.take()?;
+                inputs.end()?;
+                let r = self.read(cx, file)?;
+                Ok(vec![Wire::into_val(r)])
+            }
+            Op::Call("interpret") => {
+                inputs.end()?;
+                let r = self.interpret(cx)?;
+                Ok(Vec::new())
+            }
+            Op::Call("importMachines") => {
+                let options = inputs.take()?;
+                inputs.end()?;
+                let r = self.import_machines(cx, options)?;
+                Ok(vec![Wire::into_val(r)])
+            }
+            Op::Call("createVFSExplorer") => {
+                let uri = inputs.take()?;
+                inputs.end()?;
+                let r = self.create_vfs_explorer(cx, uri)?;
+                Ok(vec![Wire::into_val(r)])
+            }
+            Op::Call("write") => {
+                let format = inputs.take()?;
+                let options = inputs.take()?;
+                let path = inputs.take()?;
+                inputs.end()?;
+                let r = self.write(cx, format, options, path)?;
+                Ok(vec![Wire::into_val(r)])
+            }
+            Op::Call("getWarnings") => {
+                inputs.end()?;
+                let r = self.get_warnings(cx)?;
+                Ok(vec![Wire::into_val(r)])
+            }
+            Op::Call("getPasswordIds") => {
+                inputs.end()?;
+                let r = self.get_password_ids(cx)?;
+                Ok(vec![Wire::into_val(r)])
+            }
+            Op::Call("getMediumIdsForPasswordId") => {
+                let password_id = inputs.take()?;
+                inputs.end()?;
+                let r = self.get_medium_ids_for_password_id(cx, password_id)?;
+                Ok(vec![Wire::into_val(r)])
+            }
+            Op::Call("addPasswords") => {
+                let identifiers = inputs.take()?;
+                let passwords = inputs.take()?;
+                inputs.end()?;
+                let r = self.add_passwords(cx, identifiers, passwords)?;
+                Ok(Vec::new())
+            }
+            Op::Call("createVirtualSystemDescriptions") => {
+                let requested = inputs.take()?;
+                inputs.end()?;
+                let r = self.create_virtual_system_descriptions(cx, requested)?;
+                Ok(vec![Wire::into_val(r)])
+            }
+            _ => Err(Error::not_implemented("IAppliance", op.member())),
+        }
+    }
+}
+
+/// What one machine of an appliance is made of, item by item.
+pub trait IVirtualSystemDescription: Send + Sync + 'static {
+    fn count(&self, cx: &Call) -> Result<u32> {
+        Err(Error::not_implemented("IVirtualSystemDescription", "count"))
+    }
+    fn get_description(
+        &self,
+        cx: &Call,
+    ) -> Result<(
+        Vec<VirtualSystemDescriptionType>,
+        Vec<String>,
+        Vec<String>,
+        Vec<String>,
+        Vec<String>,
+    )> {
+        Err(Error::not_implemented(
+            "IVirtualSystemDescription",
+            "getDescription",
+        ))
+    }
+    fn get_description_by_type(
+        &self,
+        cx: &Call,
+        type_: VirtualSystemDescriptionType,
+    ) -> Result<(
+        Vec<VirtualSystemDescriptionType>,
+        Vec<String>,
+        Vec<String>,
+        Vec<String>,
+        Vec<String>,
+    )> {
+        Err(Error::not_implemented(
+            "IVirtualSystemDescription",
+            "getDescriptionByType",
+        ))
+    }
+    fn remove_description_by_type(
+        &self,
+        cx: &Call,
+        type_: VirtualSystemDescriptionType,
+    ) -> Result<()> {
+        Err(Error::not_implemented(
+            "IVirtualSystemDescription",
+            "removeDescriptionByType",
+        ))
+    }
+    fn get_values_by_type(
+        &self,
+        cx: &Call,
+        type_: VirtualSystemDescriptionType,
+        which: VirtualSystemDescriptionValueType,
+    ) -> Result<Vec<String>> {
+        Err(Error::not_implemented(
+            "IVirtualSystemDescription",
+            "getValuesByType",
+        ))
+    }
+    fn set_final_values(
+        &self,
+        cx: &Call,
+        enabled: Vec<bool>,
+        v_box_values: Vec<String>,
+        extra_config_values: Vec<String>,
+    ) -> Result<()> {
+        Err(Error::not_implemented(
+            "IVirtualSystemDescription",
+            "setFinalValues",
+        ))
+    }
+    fn add_description(
+        &self,
+        cx: &Call,
+        type_: VirtualSystemDescriptionType,
+        v_box_value: String,
+        extra_config_value: String,
+    ) -> Result<()> {
+        Err(Error::not_implemented(
+            "IVirtualSystemDescription",
+            "addDescription",
+        ))
+    }
+}
+
+impl dyn IVirtualSystemDescription {
+    pub const INTERFACE: &'static Interface = &meta::I_VIRTUAL_SYSTEM_DESCRIPTION;
+
+    pub fn dispatch(&self, cx: &Call, op: Op<'_>, mut inputs: Args) -> Result<Vec<Val>> {
+        match op {
+            Op::Get("count") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.count(cx)?)])
+            }
+            Op::Call("getDescription") => {
+                inputs.end()?;
+                let r = self.get_description(cx)?;
+                Ok(vec![
+                    Wire::into_val(r.0),
+                    Wire::into_val(r.1),
+                    Wire::into_val(r.2),
+                    Wire::into_val(r.3),
+                    Wire::into_val(r.4),
+                ])
+            }
+            Op::Call("getDescriptionByType") => {
+                let type_ = inputs.take()?;
+                inputs.end()?;
+                let r = self.get_description_by_type(cx, type_)?;
+                Ok(vec![
+                    Wire::into_val(r.0),
+                    Wire::into_val(r.1),
+                    Wire::into_val(r.2),
+                    Wire::into_val(r.3),
+                    Wire::into_val(r.4),
+                ])
+            }
+            Op::Call("removeDescriptionByType") => {
+                let type_ = inputs.take()?;
+                inputs.end()?;
+                let r = self.remove_description_by_type(cx, type_)?;
+                Ok(Vec::new())
+            }
+            Op::Call("getValuesByType") => {
+                let type_ = inputs.take()?;
+                let which = inputs.take()?;
+                inputs.end()?;
+                let r = self.get_values_by_type(cx, type_, which)?;
+                Ok(vec![Wire::into_val(r)])
+            }
+            Op::Call("setFinalValues") => {
+                let enabled = inputs.take()?;
+                let v_box_values = inputs.take()?;
+                let extra_config_values = inputs.take()?;
+                inputs.end()?;
+                let r = self.set_final_values(cx, enabled, v_box_values, extra_config_values)?;
+                Ok(Vec::new())
+            }
+            Op::Call("addDescription") => {
+                let type_ = inputs.take()?;
+                let v_box_value = inputs.take()?;
+                let extra_config_value = inputs.take()?;
+                inputs.end()?;
+                let r = self.add_description(cx, type_, v_box_value, extra_config_value)?;
+                Ok(Vec::new())
+            }
+            _ => Err(Error::not_implemented(
+                "IVirtualSystemDescription",
+                op.member(),
+            )),
+        }
+    }
+}
+
 /// A running machine, answered by its VM process.
 pub trait IConsole: Send + Sync + 'static {
     fn machine(&self, cx: &Call) -> Result<ObjRef> {
