@@ -1,5 +1,6 @@
 //! The store of translations: lookup, wiring of jumps, invalidation.
 
+mod family;
 mod parts;
 mod spaces;
 mod template;
@@ -15,6 +16,7 @@ use crate::emit::Code;
 use crate::mode::Mode;
 use crate::site::{Exec, Link, Mark, Site, Wire};
 use crate::translate::{Checked, PARKED, Translation, Variant};
+pub use family::Around;
 use parts::{BLOCK_BITS, FIRST_SLOT, LAST_SLOT, LINK_BITS, Parts};
 pub use template::relocate;
 use template::{INDEX_BITS, Template, Templates};
@@ -222,7 +224,7 @@ impl Blocks {
                 self.close_gates(ctx);
             }
             self.jc_owner[table] = id;
-            self.clear_jc(ctx, &[0, 1], |t| t == table);
+            self.clear_table(ctx, table);
         }
         (id, table)
     }
@@ -341,8 +343,10 @@ impl Blocks {
         let b = &self.blocks[id];
         let mut e = self.templates.exec(b.template, index);
         let by = self.moved_by(id);
-        e.action = e.action.moved(by);
-        e.rip = e.rip.wrapping_add(by) & self.mode_of(b).ip_mask();
+        if by != 0 {
+            e.action = e.action.moved(by);
+            e.rip = e.rip.wrapping_add(by) & self.mode_of(b).ip_mask();
+        }
         if e.resume != 0 {
             e.resume += b.start;
         }
@@ -476,7 +480,8 @@ impl Blocks {
         second: Option<u64>,
     ) -> Result<u32, Error> {
         let start = self.cache.push(&t.code).ok_or(Error::CodeCacheFull)?;
-        let template = self.templates.add(key.1, start, second, t);
+        let first_link = self.outs.next(0);
+        let template = (self.templates).add(key.1, start, first_link, second, t);
         self.translated += 1;
         self.guest_bytes += u64::from(t.guest_len);
         let in_page = 0x1000 - (key.0 & 0xfff);
@@ -697,16 +702,43 @@ impl Blocks {
         self.note_entered(id);
     }
 
-    /// Empties entries of the tables that `drop` names, of those with targets on local (0) or
-    /// global (1) pages as `kinds` says.
-    fn clear_jc(&mut self, ctx: &mut Ctx, kinds: &[usize], drop: impl Fn(usize) -> bool) {
+    /// The block that an indirect jump to `target` through a table finds.
+    pub fn indirect(&self, ctx: &Ctx, table: usize, target: u64) -> Option<u32> {
+        let index = usize::from(target as u16);
+        (ctx.jc[table].tag[index] == target).then(|| self.jc_block[table << 16 | index])
+    }
+
+    /// Empties entries of the tables for indirect jumps, those that lead to blocks that `drop` names,
+    /// on local (0) or global (1) pages as `kinds` says.
+    fn clear_jc(&mut self, ctx: &mut Ctx, kinds: &[usize], drop: impl Fn(u32) -> bool) {
+        let blocks = &self.jc_block;
+        Self::clear_entries(ctx, &mut self.live_jc, &mut self.jc_state, kinds, |n| {
+            drop(blocks[n])
+        });
+    }
+
+    /// Empties a table for indirect jumps.
+    fn clear_table(&mut self, ctx: &mut Ctx, table: usize) {
+        Self::clear_entries(ctx, &mut self.live_jc, &mut self.jc_state, &[0, 1], |n| {
+            n >> 16 == table
+        });
+    }
+
+    /// The same for entries that `drop` names: the table's number and 16 bits of index.
+    fn clear_entries(
+        ctx: &mut Ctx,
+        live: &mut [Vec<(u8, u16)>; 2],
+        state: &mut [u8],
+        kinds: &[usize],
+        drop: impl Fn(usize) -> bool,
+    ) {
         for kind in kinds {
-            let state = &mut self.jc_state;
-            self.live_jc[*kind].retain(|(table, index)| {
+            live[*kind].retain(|(table, index)| {
                 let table = usize::from(*table);
-                let state = &mut state[table << 16 | usize::from(*index)];
+                let n = table << 16 | usize::from(*index);
+                let state = &mut state[n];
                 let now = usize::from(*state >> 2 & 1) == *kind;
-                let drop = drop(table);
+                let drop = drop(n);
                 if drop && now {
                     clear_entry(&mut ctx.jc[table], *index);
                 }

@@ -8,7 +8,7 @@ use cpu::{Bus, Exception, Exit, Fault, RunState, Signals, signal};
 use pgm::{PageFlags, PhysMap};
 
 use crate::Error;
-use crate::blocks::{self, Blocks, Invalidated, Key};
+use crate::blocks::{self, Around, Blocks, Invalidated, Key};
 use crate::ctx::{Class, Ctx, Gate};
 use crate::debug::Watches;
 use crate::features::Features;
@@ -545,6 +545,48 @@ impl Core {
         host
     }
 
+    /// The same after an instruction that jumped: with less ado where it stayed in the mode and
+    /// nothing else is to be looked at.
+    pub fn go_on(&mut self, ctx: &mut Ctx) -> u64 {
+        let state = &ctx.state;
+        let bits = self.signals.get();
+        let held = bits == signal::INTR && state.rflags & rflags::IF == 0;
+        let busy = self.exit.is_some()
+            || self.inhibit
+            || self.single
+            || self.step
+            || self.debug | self.mmu.hits != 0
+            || *ctx.poll.get_mut() != 0
+            || bits != 0 && !held
+            || state.shadow
+            || state.run != RunState::Running
+            || state.rflags & (rflags::RF | rflags::TF) != 0
+            || (state.dr[7] | self.watched.0[7]) & 0xff != 0;
+        if busy || self.mode.one() || !self.mode.is_of(state) {
+            return self.dispatch(ctx);
+        }
+        self.mmu.sync(&ctx.state);
+        for seg in 0..6 {
+            (ctx.limit_read[seg], ctx.limit_write[seg]) = fast_limits(&ctx.state, seg);
+        }
+        (ctx.hflags, ctx.held) = (ctx.state.rflags, held.into());
+        let rip = ctx.state.rip;
+        if let Some(block) = self.blocks.indirect(ctx, self.jc_table, rip) {
+            return self.blocks.entry(block, false);
+        }
+        match self.block_at(ctx, rip) {
+            Ok(Some(block)) => {
+                (self.blocks).add_indirect(ctx, self.jc_table, rip, block, self.global);
+                self.blocks.entry(block, false)
+            }
+            Ok(None) => self.dispatch(ctx),
+            Err(e) => {
+                self.raise(ctx, e, rip);
+                self.dispatch(ctx)
+            }
+        }
+    }
+
     /// DR6 bits of the traps that follow the last instruction. `inhibit`: it loaded SS, and
     /// breakpoints that it hit are kept for the next one.
     fn traps(&mut self, ctx: &Ctx, inhibit: bool) -> u64 {
@@ -752,7 +794,15 @@ impl Core {
                 Some(page) => self.tail_is(linear, page)?,
             }
         {
-            return Ok(self.added(|core| core.blocks.copy(ctx, key, template)));
+            let copy = self.added(|core| core.blocks.copy(ctx, key, template));
+            if let Some(id) = copy {
+                let around = Around {
+                    table: self.jc_table,
+                    page_of: |linear| self.mmu.known_page(linear),
+                };
+                self.blocks.follow(ctx, id, self.global, &around);
+            }
+            return Ok(copy);
         }
         self.translate(ctx, rip, linear, offset, variant)
     }

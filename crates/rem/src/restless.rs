@@ -8,10 +8,12 @@
 //! (see [`Restless::calm`]) a page's code gets ordinary translations again.
 
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::time::{Duration, Instant};
 
 use iced_x86::Decoder;
 
+use crate::blocks::Mix;
 use crate::mode::Mode;
 
 /// Dropped translations in a row that make a page restless.
@@ -55,7 +57,7 @@ struct Page {
 /// What is known of pages, by RAM offset.
 pub struct Restless {
     which: Checks,
-    pages: HashMap<u64, Page>,
+    pages: HashMap<u64, Page, BuildHasherDefault<Mix>>,
     /// How many have checked translations.
     checked: usize,
     /// Times a page became restless.
@@ -70,7 +72,7 @@ impl Restless {
     pub fn new(which: Checks) -> Self {
         Self {
             which,
-            pages: HashMap::new(),
+            pages: HashMap::default(),
             checked: 0,
             times: 0,
         }

@@ -5,7 +5,7 @@ use iced_x86::Mnemonic;
 
 use crate::core::Core;
 use crate::ctx::{Call, Class, Ctx, WINDOW_TABLE};
-use crate::site::{Action, Mark, Mask, Range, Site, Wire};
+use crate::site::{Action, Mark, Mask, Range, Site};
 use crate::sys::{self, Flow};
 use crate::tlb::Place;
 use crate::translate::Variant;
@@ -430,7 +430,10 @@ fn exec(ctx: &mut Ctx, core: &mut Core) -> u64 {
         }
         // Not executed yet: no single-step trap either.
         Ok(Flow::Jump) if matches!(e.action, Action::TakeUpper) => core.step = false,
-        Ok(Flow::Jump) if software_interrupt(&e.action) => core.step = false,
+        Ok(Flow::Jump) if software_interrupt(&e.action) => {
+            core.step = false;
+            return core.go_on(ctx);
+        }
         // SYSCALL traps by what it leaves of TF.
         Ok(Flow::Jump) if is(&e.action, |m| m == Mnemonic::Syscall) => {
             core.step &= ctx.state.rflags & cpu::bits::rflags::TF != 0;
@@ -443,6 +446,7 @@ fn exec(ctx: &mut Ctx, core: &mut Core) -> u64 {
             core.msr_written(ctx, index);
         }
         Ok(Flow::Next) if loads_ss(&e.action) => core.inhibit = true,
+        Ok(Flow::Jump) if live == ctx.state.upper.live => return core.go_on(ctx),
         Ok(Flow::Next | Flow::Jump | Flow::Halt) => {}
         // Not finished: no single-step trap yet.
         Ok(Flow::Repeat) => {}
@@ -491,12 +495,7 @@ fn link(ctx: &mut Ctx, core: &mut Core) -> u64 {
         return core.dispatch(ctx);
     }
     let generation = core.blocks.generation;
-    // A jump back within the page is a loop's.
-    let variant = match link.wire {
-        Wire::Patch(_) if link.poll => Variant::Trace,
-        _ => Variant::Plain,
-    };
-    match core.find(ctx, target, variant) {
+    match core.find(ctx, target, link.variant) {
         // A flush while translating took the link away.
         Ok(Some(block)) if core.blocks.generation == generation => {
             ctx.hflags = ctx.state.rflags;

@@ -7,6 +7,8 @@
 use cpu::Exception;
 use iced_x86::{Instruction, OpKind};
 
+use crate::translate::Variant;
+
 /// A memory access.
 #[derive(Debug, Clone, Copy)]
 pub struct Site {
@@ -172,6 +174,8 @@ pub struct Link {
     pub parked: bool,
     /// The target is code of another mode, whose number is in the context by then.
     pub crosses: bool,
+    /// The kind of translation it leads to.
+    pub variant: Variant,
     /// How it is wired.
     pub wire: Wire,
     /// The code that asks for it to be wired.

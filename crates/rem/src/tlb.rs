@@ -552,6 +552,14 @@ impl Mmu {
         Ok((place, w.global))
     }
 
+    /// The RAM offset of the page that code at a linear address was fetched from lately, and whether
+    /// its mapping is global.
+    pub fn known_page(&self, linear: u64) -> Option<(u64, bool)> {
+        let tag = linear & !0xfff | u64::from(self.cpl == 3);
+        let known = self.fetches[(linear >> 12) as usize % FETCHES];
+        (known.tag == tag).then_some((known.page, known.global))
+    }
+
     /// Reads from a place; the bytes lie in one page.
     pub fn read_place(&self, place: &Place, data: &mut [u8]) {
         match place {

@@ -62,6 +62,8 @@ pub struct Translation {
     pub map: Vec<(u32, u16)>,
     /// Bytes of guest code covered.
     pub guest_len: u32,
+    /// The last of it is a near call.
+    pub calls: bool,
     /// Code offsets of instructions on the window whose faults mean something else.
     pub marks: Vec<(u32, Mark)>,
     /// Ranges of the page, as offsets, that the translation depends on beyond its own bytes.
@@ -360,6 +362,8 @@ pub fn translate(input: &Input<'_>) -> Translation {
     let mut t = b.finish();
     (t.entries, t.map) = (entries, map);
     (t.guest_len, t.peeks) = (len as u32, peeks);
+    t.calls = input.variant != Variant::Trace
+        && (insns.last()).is_some_and(|i| matches!(i.kind, Kind::Call | Kind::CallIndirect));
     t.checked = checked.map(|(_, checked)| checked);
     t
 }
@@ -689,6 +693,7 @@ impl Builder<'_> {
             map: Vec::new(),
             marks: self.marks,
             guest_len: 0,
+            calls: false,
             peeks: Vec::new(),
             checked: None,
         }

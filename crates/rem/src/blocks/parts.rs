@@ -6,7 +6,7 @@
 
 use std::ops::{Index, IndexMut};
 
-use super::{Blocks, INDEX_BITS};
+use super::{Blocks, INDEX_BITS, NO_KEY};
 use crate::ctx::{Ctx, SLOTS};
 
 /// Bits of a block's number within its part.
@@ -83,22 +83,41 @@ fn translated(link: &u32) -> bool {
     Parts::<(), LINK_BITS>::part(*link) == 0
 }
 
+/// Whether a block is a translation, not a copy.
+fn original(block: &u32) -> bool {
+    Parts::<(), BLOCK_BITS>::part(*block) == 0
+}
+
 impl Blocks {
     /// Throws all copies away. Numbers of copies and of their links are used again, so that none may
     /// be left anywhere.
     pub(super) fn clear_copies(&mut self, ctx: &mut Ctx) {
         self.generation += 1;
         self.copy_flushes += 1;
-        for at in 0..self.blocks.0[1].len() {
-            if self.blocks.0[1][at].valid {
-                self.unlink(ctx, (1 << BLOCK_BITS) | at as u32);
+        for (at, copy) in std::mem::take(&mut self.blocks.0[1])
+            .into_iter()
+            .enumerate()
+        {
+            if copy.valid {
+                for link in copy.incoming.into_iter().filter(translated) {
+                    self.unwire(ctx, link);
+                }
+                if self.by_key.get(&copy.key) == Some(&(1 << BLOCK_BITS | at as u32)) {
+                    self.by_key.remove(&copy.key);
+                }
             }
         }
+        self.recent.fill((NO_KEY, 0));
+        self.by_page.retain(|_, list| {
+            list.retain(original);
+            !list.is_empty()
+        });
+        self.clear_jc(ctx, &[0, 1], |block| !original(&block));
         for block in &mut self.blocks.0[0] {
             block.incoming.retain(translated);
         }
         for out in &mut self.outs.0[0] {
-            if out.target != u32::MAX && Parts::<(), BLOCK_BITS>::part(out.target) == 1 {
+            if out.target != u32::MAX && !original(&out.target) {
                 out.target = u32::MAX;
             }
         }
@@ -107,9 +126,7 @@ impl Blocks {
         }
         self.crossing.retain(translated);
         self.spaces.clear();
-        let copy = |arg: u32| Parts::<(), BLOCK_BITS>::part(super::template::split(arg).0) == 1;
-        self.bounces.retain(|arg, _| !copy(*arg));
-        self.blocks.0[1].clear();
+        (self.bounces).retain(|arg, _| original(&super::template::split(*arg).0));
         self.outs.0[1].clear();
         self.next_slot[1] = FIRST_SLOT[1];
         self.cache.clear_copies();
@@ -123,7 +140,7 @@ mod tests {
     use crate::ctx;
     use crate::mode::Mode;
     use crate::site::{Link, Wire};
-    use crate::translate::Translation;
+    use crate::translate::{Translation, Variant};
 
     /// Code with one jump out, through a slot.
     fn translation() -> Translation {
@@ -137,6 +154,7 @@ mod tests {
                 poll: false,
                 parked: false,
                 crosses: false,
+                variant: Variant::Plain,
                 wire: Wire::Slot(4),
                 stub: 16,
             }],
@@ -145,6 +163,7 @@ mod tests {
             movable: true,
             map: Vec::new(),
             guest_len: 1,
+            calls: false,
             marks: Vec::new(),
             peeks: Vec::new(),
             checked: None,

@@ -50,6 +50,10 @@ pub struct Template {
     pub start: u32,
     /// Bytes of it.
     pub len: u32,
+    /// Number of the first jump out of that.
+    pub first_link: u32,
+    /// See [`Translation::calls`].
+    pub calls: bool,
     /// Entries, see [`Translation::entries`].
     pub entries: [u32; 3],
     /// Bytes of guest code.
@@ -92,11 +96,20 @@ pub struct Templates {
 
 impl Templates {
     /// Adds what was found out about the code at offset `rip`, whose translation is at `start` of
-    /// the cache; see [`Template::second`].
-    pub fn add(&mut self, rip: u64, start: u32, second: Option<u64>, t: &Translation) -> u32 {
+    /// the cache and has its jumps out from number `first_link` on; see [`Template::second`].
+    pub fn add(
+        &mut self,
+        rip: u64,
+        start: u32,
+        first_link: u32,
+        second: Option<u64>,
+        t: &Translation,
+    ) -> u32 {
         self.all.push(Template {
             rip,
             start,
+            first_link,
+            calls: t.calls,
             len: t.code.len() as u32,
             entries: t.entries,
             guest_len: t.guest_len,

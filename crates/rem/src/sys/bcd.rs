@@ -1,4 +1,6 @@
-//! Decimal adjustment. Flags the manual leaves undefined follow the result in AL.
+//! Decimal adjustment. Flags that the manual leaves undefined are those of the addition or
+//! subtraction that an instruction comes down to, as AMD's processors have them (tried on a Zen 4):
+//! of AX before its upper half of AL is cleared for AAA and AAS, of AL for the others.
 
 use cpu::bits::rflags;
 use cpu::{Exception, Fault, Vector};
@@ -6,9 +8,27 @@ use iced_x86::Register;
 
 use super::Sys;
 use super::flags::result_flags;
+use super::operand::mask;
 
-fn finish(sys: &mut Sys<'_>, al: u64, af: bool, cf: bool) {
-    let mut flags = result_flags(al, 1);
+/// Sets the arithmetic flags: those of `new`, which `old` became by adding or subtracting `by`, and
+/// the carries given.
+fn finish(sys: &mut Sys<'_>, sum: Sum, af: bool, cf: bool) {
+    let Sum {
+        old,
+        by,
+        new,
+        size,
+        subtract,
+    } = sum;
+    let mut flags = result_flags(new, size);
+    // Overflow: both numbers that were added have a sign that the sum has not.
+    let (a, b, c) = match subtract {
+        false => (old, by, new),
+        true => (new, by, old),
+    };
+    if (a ^ c) & (b ^ c) & 1 << (8 * size - 1) != 0 {
+        flags |= rflags::OF;
+    }
     if af {
         flags |= rflags::AF;
     }
@@ -18,21 +38,38 @@ fn finish(sys: &mut Sys<'_>, al: u64, af: bool, cf: bool) {
     sys.state.rflags = sys.state.rflags & !rflags::ARITH | flags;
 }
 
+/// `new` is `old` plus `by`, or minus, on `size` bytes.
+struct Sum {
+    old: u64,
+    by: u64,
+    new: u64,
+    size: usize,
+    subtract: bool,
+}
+
+impl Sum {
+    fn of(old: u64, by: u64, size: usize, subtract: bool) -> Self {
+        let new = match subtract {
+            false => old.wrapping_add(by),
+            true => old.wrapping_sub(by),
+        } & mask(size);
+        Self {
+            old,
+            by,
+            new,
+            size,
+            subtract,
+        }
+    }
+}
+
 /// AAA, or AAS if `subtract`.
 pub(super) fn ascii(sys: &mut Sys<'_>, subtract: bool) {
     let ax = sys.gpr(0, 2);
     let adjust = ax & 0xf > 9 || sys.state.rflags & rflags::AF != 0;
-    let mut new = ax;
-    if adjust {
-        new = if subtract {
-            ax.wrapping_sub(0x106)
-        } else {
-            ax.wrapping_add(0x106)
-        };
-    }
-    let new = new & 0xff0f;
-    sys.set_gpr(0, 2, new);
-    finish(sys, new, adjust, adjust);
+    let sum = Sum::of(ax, if adjust { 0x106 } else { 0 }, 2, subtract);
+    sys.set_gpr(0, 2, sum.new & 0xff0f);
+    finish(sys, sum, adjust, adjust);
 }
 
 /// DAA, or DAS if `subtract`.
@@ -42,15 +79,11 @@ pub(super) fn decimal(sys: &mut Sys<'_>, subtract: bool) {
     let low = old & 0xf > 9 || sys.state.rflags & rflags::AF != 0;
     let high = old > 0x99 || old_cf;
     let by = if low { 6 } else { 0 } + if high { 0x60 } else { 0 };
-    let new = if subtract {
-        old.wrapping_sub(by)
-    } else {
-        old.wrapping_add(by)
-    } & 0xff;
+    let sum = Sum::of(old, by, 1, subtract);
     // DAS keeps the borrow of its first step.
     let borrow = subtract && low && old < 6;
-    sys.set(Register::AL, new);
-    finish(sys, new, low, high || borrow);
+    sys.set(Register::AL, sum.new);
+    finish(sys, sum, low, high || borrow);
 }
 
 /// AAM with divisor `base`.
@@ -60,16 +93,18 @@ pub(super) fn aam(sys: &mut Sys<'_>, base: u8) -> Fault {
         return Err(Exception::new(Vector::De));
     };
     sys.set_gpr(0, 2, u64::from(high) << 8 | u64::from(low));
-    finish(sys, u64::from(low), false, false);
+    finish(sys, Sum::of(low.into(), 0, 1, false), false, false);
     Ok(())
 }
 
 /// AAD with factor `base`.
 pub(super) fn aad(sys: &mut Sys<'_>, base: u8) {
-    let ax = sys.gpr(0, 2);
-    let al = ((ax & 0xff) + (ax >> 8) * u64::from(base)) & 0xff;
-    sys.set_gpr(0, 2, al);
-    finish(sys, al, false, false);
+    let (al, ah) = (sys.gpr(0, 1), sys.gpr(0, 2) >> 8);
+    let by = (ah * u64::from(base)) & 0xff;
+    let sum = Sum::of(al, by, 1, false);
+    sys.set_gpr(0, 2, sum.new);
+    let (af, cf) = ((al ^ by ^ sum.new) & 0x10 != 0, sum.new < al);
+    finish(sys, sum, af, cf);
 }
 
 /// SALC.

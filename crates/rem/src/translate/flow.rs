@@ -3,7 +3,7 @@
 use cpu::Exception;
 use iced_x86::{Instruction, OpAccess, OpKind};
 
-use super::{Builder, Insn, LinkWire, count_bytes, is_scratch, number};
+use super::{Builder, Insn, LinkWire, Variant, count_bytes, is_scratch, number};
 use crate::ctx::{self, Call};
 use crate::emit::{T0, T1};
 use crate::site::{Action, Exec, Link, Wire};
@@ -110,11 +110,17 @@ impl Builder<'_> {
             self.link_wires.push((index, wire));
         }
         let poll = !same_page || target <= source;
+        // A jump back within the page is a loop's.
+        let variant = match same_page && poll {
+            true => Variant::Trace,
+            false => Variant::Plain,
+        };
         self.links.push(Link {
             target,
             poll,
             parked: self.parked,
             crosses: false,
+            variant,
             wire: Wire::None,
             stub,
         });

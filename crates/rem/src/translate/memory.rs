@@ -4,8 +4,8 @@ use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 
 use super::encode::segment_of;
 use super::{
-    Builder, By, Fixed, Input, Insn, Shown, Use, for_64_bit, is_scratch, number, seg_number,
-    writes_memory,
+    Builder, By, Fixed, Input, Insn, Shown, Use, Variant, for_64_bit, is_scratch, number,
+    seg_number, writes_memory,
 };
 use crate::classify;
 use crate::ctx::{self, Call, Part};
@@ -247,6 +247,7 @@ impl Builder<'_> {
             poll: false,
             parked: self.parked,
             crosses: false,
+            variant: Variant::Split,
             wire: Wire::Patch(miss),
             stub,
         });

@@ -255,11 +255,11 @@ fn decimal_adjustments_match_the_manuals_examples() {
         (0xee, sf | pf | af | cf, &[0x2f], 0x88, sf | pf | af | cf),
         (0x05, cf, &[0x2f], 0xa5, sf | pf | cf),
         (0x01, af, &[0x2f], 0xfb, sf | af | cf),
-        (0x000b, 0, &[0x37], 0x0101, af | cf),
+        (0x000b, 0, &[0x37], 0x0101, pf | af | cf),
         (0x0005, 0, &[0x37], 0x0005, pf),
         (0x0205, af, &[0x3f], 0x000f, pf | af | cf),
         (0x0044, 0, &[0xd4, 10], 0x0608, 0),
-        (0x0608, 0, &[0xd5, 10], 0x0044, pf),
+        (0x0608, 0, &[0xd5, 10], 0x0044, pf | af),
         (0x0100, cf, &[0xd6], 0x01ff, cf),
     ];
     for (before, flags, code, after, flags_after) in cases {
