@@ -575,6 +575,12 @@ impl Builder<'_> {
             }
             // Refused before the return address is pushed.
             Kind::Call if !mode.can_reach(insn.near_branch_target() & mode.ip_mask()) => {
+                // The stack's faults come first, as on AMD's processors.
+                let size = -insn.stack_pointer_increment() as u32;
+                let at = self.push_access(i, size, true);
+                self.marks.push((self.hot.here(), Mark::Write));
+                self.load_zx(T1, size, at);
+                self.done();
                 self.exec(Action::Raise(Exception::gp(0)), false);
                 return false;
             }

@@ -1,5 +1,6 @@
 //! A settings folder with its own service, and the processes that serve it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -46,6 +47,21 @@ impl Home {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        command
+    }
+
+    /// Another program that is to find this home, and Oxbox's programs in `PATH`.
+    pub fn other(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut folders = vec![self.programs.clone()];
+        if let Some(path) = std::env::var_os("PATH") {
+            folders.extend(std::env::split_paths(&path));
+        }
+        let mut command = Command::new(program);
+        command
+            .env("PATH", std::env::join_paths(folders).unwrap_or_default())
+            .env("VBOX_USER_HOME", self.path())
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null());
         command
     }
 

@@ -15,11 +15,25 @@ fn main() -> ExitCode {
                 println!("{}r{}", svc::VERSION, svc::REVISION);
                 return ExitCode::SUCCESS;
             }
+            "--address" => {
+                return match api::ipc::paths::runtime_folder() {
+                    Ok(folder) => {
+                        let socket = api::ipc::paths::service_socket(&folder);
+                        println!("unix:path={}", socket.display());
+                        ExitCode::SUCCESS
+                    }
+                    Err(e) => {
+                        eprintln!("VBoxSVC: the socket folder: {e}");
+                        ExitCode::FAILURE
+                    }
+                };
+            }
             "--help" | "-h" => {
                 println!(
-                    "Usage: VBoxSVC [--auto-shutdown]\n\n\
+                    "Usage: VBoxSVC [--auto-shutdown] | --address | --version\n\n\
                      Serves the machines of one user. Clients start it when they need it, with\n\
                      --auto-shutdown: it then ends a few seconds after the last of them.\n\
+                     --address prints where, as a D-Bus address, and does nothing else.\n\
                      OXBOX_SVC_GRACE_MS sets how long it waits for another one."
                 );
                 return ExitCode::SUCCESS;

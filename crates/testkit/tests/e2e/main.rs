@@ -4,6 +4,7 @@
 //! variants, `OXBOX_SHOTS=FOLDER` keeps the screenshots, `OXBOX_E2E=require` makes missing
 //! surroundings a failure.
 
+mod api;
 mod compiler;
 mod debian;
 mod full_disk;

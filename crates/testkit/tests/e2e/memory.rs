@@ -24,7 +24,8 @@ impl Memory {
                 let kib: f64 = size.trim().trim_end_matches(" kB").parse()?;
                 let class = match mapping {
                     m if m.contains("oxbox-guest-ram") => &mut guest,
-                    m if m.contains("oxbox-code") => &mut code,
+                    // The code cache is the only memory to write and to execute.
+                    m if m.contains("oxbox-code") || m.contains(" rwxp ") => &mut code,
                     _ => &mut own,
                 };
                 *class += kib / 1024.0;

@@ -416,7 +416,8 @@ impl Soak<'_> {
         let mut slopes: Vec<f64> = Vec::new();
         for (i, (before, a)) in warm.iter().enumerate() {
             for (after, b) in &warm[i + 1..] {
-                slopes.push((b.added() - a.added()) / (after - before));
+                // The code cache is not counted: it fills up to its bound.
+                slopes.push((b.own - a.own) / (after - before));
             }
         }
         slopes.sort_by(f64::total_cmp);
