@@ -191,6 +191,28 @@ impl State {
             .ok_or_else(|| unknown(id))
     }
 
+    /// Whether a machine's settings can be read; looks again when they could not.
+    ///
+    /// # Errors
+    /// There is no such machine.
+    pub fn accessible_now(&mut self, id: Uuid) -> api::Result<bool> {
+        let entry = self.machine_mut(id)?;
+        if entry.contents.is_ok() {
+            return Ok(true);
+        }
+        let file = crate::store::MachineFile::open(&entry.path);
+        let Some(file) = file.ok().filter(|f| f.machine().uuid == entry.id) else {
+            return Ok(false);
+        };
+        let registered = entry.registered;
+        *entry = Entry::new(entry.id, entry.path.clone(), Ok(file));
+        entry.registered = registered;
+        let folder = entry.folder().to_owned();
+        let registry = entry.settings()?.media.clone();
+        self.media.load(&registry, &folder, Some(id));
+        Ok(true)
+    }
+
     /// See [`State::machine`].
     ///
     /// # Errors

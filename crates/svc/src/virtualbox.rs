@@ -467,4 +467,40 @@ impl server::IWebsessionManager for VirtualBoxObject {
         Ok(())
     }
 }
-api::object!(VirtualBoxObject: IVirtualBox, IWebsessionManager);
+impl server::IInternalVirtualBox for VirtualBoxObject {
+    fn machine_list(
+        &self,
+        _cx: &Call,
+    ) -> api::Result<(Vec<String>, Vec<String>, Vec<MachineState>)> {
+        let all = (self.0).with(|s| {
+            s.machines
+                .iter()
+                .filter(|m| m.registered)
+                .map(|m| m.id)
+                .collect::<Vec<_>>()
+        });
+        let (mut ids, mut names, mut states) = (Vec::new(), Vec::new(), Vec::new());
+        for id in all {
+            // Not all under one lock: a file may have to be read. One that is removed meanwhile is
+            // left out.
+            let found = self.0.with(|s| {
+                let accessible = s.accessible_now(id)?;
+                let entry = s.machine(id)?;
+                let name = if accessible {
+                    entry.name()
+                } else {
+                    String::new()
+                };
+                Ok::<_, api::Error>((name, entry.state))
+            });
+            if let Ok((name, state)) = found {
+                ids.push(id.to_string());
+                names.push(name);
+                states.push(state);
+            }
+        }
+        Ok((ids, names, states))
+    }
+}
+
+api::object!(VirtualBoxObject: IVirtualBox, IWebsessionManager, IInternalVirtualBox);

@@ -4154,6 +4154,20 @@ impl InternalMachineControl {
     }
 }
 
+/// At /VirtualBox.
+#[derive(Debug, Clone)]
+pub struct InternalVirtualBox(Proxy);
+client_interface!(InternalVirtualBox, "IInternalVirtualBox");
+
+impl InternalVirtualBox {
+    /// All registered machines, in the order of IVirtualBox::machines: UUIDs, names (empty for
+    /// machines that are inaccessible), states.
+    pub fn machine_list(&self) -> Result<(Vec<String>, Vec<String>, Vec<MachineState>)> {
+        let mut r = self.0.call("IInternalVirtualBox", "machineList", vec![])?;
+        Ok((r.take()?, r.take()?, r.take()?))
+    }
+}
+
 /// One virtual machine, registered or not; writable through a session.
 #[derive(Debug, Clone)]
 pub struct Machine(Proxy);

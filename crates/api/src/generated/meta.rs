@@ -4353,6 +4353,30 @@ pub static I_INTERNAL_MACHINE_CONTROL: Interface = Interface {
     ],
 };
 
+pub static I_INTERNAL_VIRTUAL_BOX: Interface = Interface {
+    name: "IInternalVirtualBox",
+    extends: None,
+    attributes: &[],
+    methods: &[Method {
+        name: "machineList",
+        ins: &[],
+        outs: &[
+            Param {
+                name: "ids",
+                sig: "as",
+            },
+            Param {
+                name: "names",
+                sig: "as",
+            },
+            Param {
+                name: "states",
+                sig: "au",
+            },
+        ],
+    }],
+};
+
 pub static I_MACHINE: Interface = Interface {
     name: "IMachine",
     extends: None,
@@ -8552,6 +8576,7 @@ pub static INTERFACES: &[&Interface] = &[
     &I_HOST_NETWORK_INTERFACE,
     &I_INTERNAL_SESSION_CONTROL,
     &I_INTERNAL_MACHINE_CONTROL,
+    &I_INTERNAL_VIRTUAL_BOX,
     &I_MACHINE,
     &I_SNAPSHOT,
     &I_BIOS_SETTINGS,

@@ -4861,6 +4861,34 @@ impl dyn IInternalMachineControl {
     }
 }
 
+/// At /VirtualBox.
+pub trait IInternalVirtualBox: Send + Sync + 'static {
+    /// All registered machines, in the order of IVirtualBox::machines: UUIDs, names (empty for
+    /// machines that are inaccessible), states.
+    fn machine_list(&self, cx: &Call) -> Result<(Vec<String>, Vec<String>, Vec<MachineState>)> {
+        Err(Error::not_implemented("IInternalVirtualBox", "machineList"))
+    }
+}
+
+impl dyn IInternalVirtualBox {
+    pub const INTERFACE: &'static Interface = &meta::I_INTERNAL_VIRTUAL_BOX;
+
+    pub fn dispatch(&self, cx: &Call, op: Op<'_>, mut inputs: Args) -> Result<Vec<Val>> {
+        match op {
+            Op::Call("machineList") => {
+                inputs.end()?;
+                let r = self.machine_list(cx)?;
+                Ok(vec![
+                    Wire::into_val(r.0),
+                    Wire::into_val(r.1),
+                    Wire::into_val(r.2),
+                ])
+            }
+            _ => Err(Error::not_implemented("IInternalVirtualBox", op.member())),
+        }
+    }
+}
+
 /// One virtual machine, registered or not; writable through a session.
 pub trait IMachine: Send + Sync + 'static {
     fn parent(&self, cx: &Call) -> Result<ObjRef> {

@@ -5,7 +5,7 @@ use super::storage::adopt_media;
 use crate::conv::{file_error, invalid};
 use crate::media::{attached, snapshots};
 use crate::medium;
-use crate::state::{Entry, State, is_running};
+use crate::state::{State, is_running};
 use api::progress::Progress;
 use api::types::*;
 use api::{Error, ObjRef, Val, Wire};
@@ -16,25 +16,9 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 impl MachineObject {
-    /// Whether the settings can be read; looks again when they could not.
+    /// See [`State::accessible_now`].
     pub(super) fn accessible_now(&self) -> api::Result<bool> {
-        self.0.svc.with(|state| {
-            let entry = state.machine_mut(self.0.id)?;
-            if entry.contents.is_ok() {
-                return Ok(true);
-            }
-            let file = crate::store::MachineFile::open(&entry.path);
-            let Some(file) = file.ok().filter(|f| f.machine().uuid == entry.id) else {
-                return Ok(false);
-            };
-            let registered = entry.registered;
-            *entry = Entry::new(entry.id, entry.path.clone(), Ok(file));
-            entry.registered = registered;
-            let (id, folder) = (entry.id, entry.folder().to_owned());
-            let registry = entry.settings()?.media.clone();
-            state.media.load(&registry, &folder, Some(id));
-            Ok(true)
-        })
+        self.0.svc.with(|state| state.accessible_now(self.0.id))
     }
 
     pub(super) fn rename(&self, name: String) -> api::Result<()> {

@@ -4,68 +4,52 @@ use super::Style;
 use crate::cmd::showvminfo;
 use crate::cx::Cx;
 use crate::error::Result;
-use api::ResultCode;
-use api::client::Machine;
+use api::client::InternalVirtualBox;
 use api::types::MachineState;
-use std::cmp::Ordering;
+use api::{Remote, ResultCode};
 
-/// Name and UUID; without a name the machine is inaccessible.
-type Entry = (Option<String>, String, Machine);
+/// Name (empty: the machine is inaccessible) and UUID.
+type Entry = (String, String);
 
 pub fn list(cx: &mut Cx<'_>, style: Style, running_only: bool) -> Result {
-    let mut all = Vec::new();
-    for machine in cx.vbox()?.machines()? {
-        if let Some(entry) = gone_is_none(entry(machine, running_only))?.flatten() {
-            all.push(entry);
-        }
-    }
+    let vbox = cx.vbox()?;
+    let (ids, names, states) = vbox.cast::<InternalVirtualBox>().machine_list()?;
+    let mut all: Vec<Entry> = (names.into_iter().zip(ids).zip(states))
+        .filter(|((name, _), state)| !running_only || !name.is_empty() && runs(*state))
+        .map(|(entry, _)| entry)
+        .collect();
     if style.sorted {
-        all.sort_by(by_name);
+        all.sort();
     }
     let last = all.len();
-    for (index, (name, id, machine)) in all.into_iter().enumerate() {
+    for (index, (name, id)) in all.into_iter().enumerate() {
         if style.long {
             // A machine that was removed meanwhile is not worth an error.
-            gone_is_none(showvminfo::print_human(cx, &machine))?;
-            if index + 1 < last {
-                writeln!(cx.out)?;
+            let machine = gone_is_none(vbox.find_machine(&id).map_err(Into::into))?;
+            if let Some(machine) = machine {
+                gone_is_none(showvminfo::print_human(cx, &machine))?;
+                if index + 1 < last {
+                    writeln!(cx.out)?;
+                }
             }
         } else {
-            let name = name.as_deref().unwrap_or("<inaccessible>");
+            let name = if name.is_empty() {
+                "<inaccessible>"
+            } else {
+                &name
+            };
             writeln!(cx.out, "\"{name}\" {{{id}}}")?;
         }
     }
     Ok(())
 }
 
-fn entry(machine: Machine, running_only: bool) -> Result<Option<Entry>> {
-    let accessible = machine.accessible()?;
-    if running_only {
-        use MachineState as S;
-        let runs = |s| {
-            matches!(
-                s,
-                S::Running
-                    | S::Teleporting
-                    | S::LiveSnapshotting
-                    | S::Paused
-                    | S::TeleportingPausedVM
-            )
-        };
-        if !accessible || !runs(machine.state()?) {
-            return Ok(None);
-        }
-    }
-    let name = if accessible {
-        Some(machine.name()?)
-    } else {
-        None
-    };
-    Ok(Some((name, machine.id()?, machine)))
-}
-
-fn by_name(a: &Entry, b: &Entry) -> Ordering {
-    a.0.cmp(&b.0).then_with(|| a.1.cmp(&b.1))
+fn runs(state: MachineState) -> bool {
+    use MachineState as S;
+    matches!(
+        state,
+        S::Running | S::Teleporting | S::LiveSnapshotting | S::Paused | S::TeleportingPausedVM
+    )
 }
 
 /// Lists must not fail because a machine is unregistered while they are made.
