@@ -101,6 +101,19 @@ impl Container {
             expected,
             found,
         };
+        // VMware's and QEMU's children know no UUIDs, only the number of their parent's contents.
+        if link.uuid.is_nil() && link.cid.is_some() {
+            if link.cid != meta.cid {
+                return Err(Error::ParentContent {
+                    child: child.path().to_path_buf(),
+                    parent: parent.path().to_path_buf(),
+                    expected: link.cid.unwrap_or_default(),
+                    found: meta.cid,
+                });
+            }
+            self.images.push(child);
+            return Ok(());
+        }
         let uuid = meta.uuid.unwrap_or_default();
         if uuid != link.uuid {
             return Err(mismatch("UUID", link.uuid, uuid));
@@ -206,7 +219,12 @@ impl Container {
         let mut at = offset;
         while !buf.is_empty() {
             let (block, block_len) = self.block_around(at);
-            let part = (block + block_len - at).min(buf.len() as u64);
+            let mut part = (block + block_len - at).min(buf.len() as u64);
+            if part == block_len {
+                // All whole blocks at once: none of them needs the parent's bytes.
+                let whole = buf.len() as u64 / block_len * block_len;
+                part = part.max(whole);
+            }
             let (piece, rest) = buf.split_at(part as usize);
             if part < block_len && self.is_absent(block, block_len)? {
                 let mut whole = vec![0; block_len as usize];
@@ -250,7 +268,10 @@ impl Container {
         let end = offset + len;
         while at < end {
             let (block, block_len) = self.block_around(at);
-            let part = (block + block_len - at).min(end - at);
+            let mut part = (block + block_len - at).min(end - at);
+            if part == block_len {
+                part = part.max((end - at) / block_len * block_len);
+            }
             if part < block_len && self.is_absent(block, block_len)? {
                 let zeros = vec![0; part as usize];
                 let mut old = vec![0; part as usize];

@@ -87,7 +87,7 @@ fn create_and_fill(
     });
     if filled.is_err() {
         // The first error is the one to report.
-        let _ = std::fs::remove_file(path);
+        let _ = crate::remove_image(path);
     }
     filled
 }

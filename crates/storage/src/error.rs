@@ -90,6 +90,19 @@ pub enum Error {
         found: Uuid,
     },
 
+    /// A differencing VMDK without UUIDs does not belong to the image it was stacked on.
+    #[error(
+        "the parent of '{}' must have content ID {expected:08x}, which '{}' has not: it was written to since, or is another image",
+        child.display(),
+        parent.display()
+    )]
+    ParentContent {
+        child: PathBuf,
+        parent: PathBuf,
+        expected: u32,
+        found: Option<u32>,
+    },
+
     #[error("the operation was cancelled")]
     Cancelled,
 
@@ -160,7 +173,7 @@ impl Error {
             Self::Unsupported { .. } => "VERR_NOT_SUPPORTED",
             Self::ReadOnly { .. } => "VERR_VD_IMAGE_READ_ONLY",
             Self::OutOfRange { .. } | Self::InvalidParameter { .. } => "VERR_INVALID_PARAMETER",
-            Self::ParentMismatch { .. } => "VERR_VD_NOT_OPENED",
+            Self::ParentMismatch { .. } | Self::ParentContent { .. } => "VERR_VD_NOT_OPENED",
             Self::Cancelled => "VERR_CANCELLED",
             Self::Source { .. } => "VERR_READ_ERROR",
         }

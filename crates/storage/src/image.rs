@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::path::PathBuf;
 
 use uuid::Uuid;
 
@@ -14,8 +15,11 @@ pub mod capability {
     pub const UUID: u32 = 0x01;
     pub const CREATE_FIXED: u32 = 0x02;
     pub const CREATE_DYNAMIC: u32 = 0x04;
+    pub const CREATE_SPLIT_2G: u32 = 0x08;
     pub const DIFFERENCING: u32 = 0x10;
+    pub const ASYNCHRONOUS: u32 = 0x20;
     pub const FILE: u32 = 0x40;
+    pub const VFS: u32 = 0x200;
     pub const DISCARD: u32 = 0x400;
     pub const PREFERRED: u32 = 0x800;
 }
@@ -46,15 +50,20 @@ pub enum Variant {
     Differencing,
 }
 
-impl Variant {
-    /// The text of `Format variant:` in `showmediuminfo` and `list hdds -l`.
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::Dynamic => "dynamic default",
-            Self::Fixed => "fixed default",
-            Self::Differencing => "differencing default",
-        }
-    }
+/// How an image lies in its files: the second half of VirtualBox's medium variants. Only VMDK has
+/// others than the default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Layout {
+    #[default]
+    Default,
+    /// `VmdkSplit2G`: files of less than 2 GiB each, which any host file system can hold.
+    Split2G,
+    /// `VmdkStreamOptimized`: compressed, written once from start to end, read only after that.
+    StreamOptimized,
+    /// `VmdkESX`: for VMware's servers.
+    Esx,
+    /// `VmdkRawDisk`: the data are a disk or partitions of the host.
+    RawDisk,
 }
 
 /// Cylinders, heads and sectors; all zero where nobody has decided yet.
@@ -69,8 +78,21 @@ pub struct Geometry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ParentLink {
     pub uuid: Uuid,
-    /// Nil when it was not recorded.
+    /// Nil when it was not recorded: the parent is taken in any state.
     pub modification: Uuid,
+    /// The parent's content ID, where that is a VMDK.
+    pub cid: Option<u32>,
+}
+
+impl ParentLink {
+    /// A link to an image in the state that its modification UUID names; a nil one is any state.
+    pub fn new(uuid: Uuid, modification: Uuid) -> Self {
+        Self {
+            uuid,
+            modification,
+            cid: None,
+        }
+    }
 }
 
 /// What an image records about itself. Formats without a place for a field give its default and
@@ -81,6 +103,8 @@ pub struct Meta {
     /// Changes with the first write of every session, so that children can tell.
     pub modification: Option<Uuid>,
     pub parent: Option<ParentLink>,
+    /// VMDK's own modification number, which VMware's children check.
+    pub cid: Option<u32>,
     pub comment: String,
     pub physical: Geometry,
     /// The geometry the BIOS shows.
@@ -93,9 +117,12 @@ pub struct CreateParams {
     /// Bytes; a multiple of 512.
     pub size: u64,
     pub variant: Variant,
+    pub layout: Layout,
     pub uuid: Uuid,
     /// Required for [`Variant::Differencing`], refused for the others.
     pub parent: Option<ParentLink>,
+    /// The parent's file, for formats that write it down as a hint.
+    pub parent_path: Option<PathBuf>,
     pub comment: String,
 }
 
@@ -105,8 +132,10 @@ impl CreateParams {
         Self {
             size,
             variant,
+            layout: Layout::Default,
             uuid: Uuid::new_v4(),
             parent: None,
+            parent_path: None,
             comment: String::new(),
         }
     }
@@ -181,6 +210,17 @@ pub struct CheckReport {
     pub errors: Vec<String>,
 }
 
+/// The two ends of a file, by which formats know theirs.
+#[derive(Debug, Clone, Default)]
+pub struct Ends {
+    /// The first 512 bytes, or what there is of them.
+    pub head: Vec<u8>,
+    /// The last 512 bytes; empty in a shorter file.
+    pub tail: Vec<u8>,
+    /// Length of the file in bytes.
+    pub len: u64,
+}
+
 /// One image format. The list of all is [`crate::FORMATS`].
 pub trait Format: Sync {
     /// VirtualBox's backend name: `VDI`, `RAW`.
@@ -195,8 +235,13 @@ pub trait Format: Sync {
     fn extensions(&self) -> &'static [(&'static str, MediaKind)];
 
     /// Whether the file is of this format, by its contents and, where contents say nothing, by its
-    /// name. `head` is the first 512 bytes or what there is of them.
-    fn probe(&self, path: &Path, head: &[u8]) -> Option<MediaKind>;
+    /// name.
+    fn probe(&self, path: &Path, ends: &Ends) -> Option<MediaKind>;
+
+    /// All files of an image, the one it is opened by first. Nothing outside its folder.
+    fn files(&self, path: &Path) -> Result<Vec<PathBuf>> {
+        Ok(vec![path.to_path_buf()])
+    }
 
     /// What can be told without a lock and without reading more than the header, so that media of
     /// a running machine can be listed.
@@ -227,6 +272,10 @@ pub trait Image: Send {
     fn mode(&self) -> OpenMode;
 
     fn variant(&self) -> Variant;
+
+    fn layout(&self) -> Layout {
+        Layout::Default
+    }
 
     /// Logical size in bytes, a multiple of 512.
     fn size(&self) -> u64;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use uuid::Uuid;
 
+use crate::Layout;
 use crate::MediaKind;
 use crate::ParentLink;
 use crate::Result;
@@ -15,6 +16,7 @@ pub struct MediaInfo {
     pub format: &'static str,
     pub kind: MediaKind,
     pub variant: Variant,
+    pub layout: Layout,
     /// Logical size in bytes.
     pub size: u64,
     /// File length in bytes.
@@ -23,6 +25,8 @@ pub struct MediaInfo {
     pub uuid: Option<Uuid>,
     pub modification: Option<Uuid>,
     pub parent: Option<ParentLink>,
+    /// VMDK's content ID.
+    pub cid: Option<u32>,
     /// The value of the property `AllocationBlockSize`, where the format has blocks.
     pub block_size: Option<u32>,
     pub comment: String,

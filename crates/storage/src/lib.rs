@@ -11,6 +11,7 @@
 //! 3. a full host disk ([`Error::DiskFull`]) leaves the image consistent, and the same call can be
 //!    made again once there is room.
 
+mod bytes;
 mod container;
 mod convert;
 mod error;
@@ -25,10 +26,13 @@ pub mod format;
 pub use container::Container;
 pub use convert::{clone_into, clone_to_new, convert_from_reader};
 pub use error::{Error, Result};
-pub use format::{FORMATS, create_child, create_image, format_by_id, open_image, probe};
+pub use format::{
+    FORMATS, child_format, create_child, create_image, format_by_id, image_files, open_image,
+    probe, remove_image,
+};
 pub use image::{
-    CheckReport, CreateParams, Format, Geometry, Image, MediaKind, Meta, OpenMode, ParentLink,
-    Progress, Run, RunState, Variant, capability,
+    CheckReport, CreateParams, Ends, Format, Geometry, Image, Layout, MediaKind, Meta, OpenMode,
+    ParentLink, Progress, Run, RunState, Variant, capability,
 };
 pub use info::{MediaInfo, media_info};
 pub use merge::{link_to, merge_into_base, merge_into_child, relink};

@@ -48,6 +48,7 @@ pub fn link_to(parent: &Path) -> Result<ParentLink> {
     Ok(ParentLink {
         uuid,
         modification: info.modification.unwrap_or_default(),
+        cid: info.cid,
     })
 }
 
@@ -70,20 +71,27 @@ pub fn merge_into_child(chain: &[&Path], progress: &mut Progress<'_>) -> Result<
     };
     let block_size = u64::from(child.block_size()).max(1);
     let (size, below) = (disk.size(), obsolete.size());
-    let mut block = vec![0; block_size as usize];
+    let end = size.min(below);
+    let mut piece = vec![0; block_size.max(PIECE).min(size) as usize];
     let mut at = 0;
-    while at < size.min(below) {
+    while at < end {
         progress.report(at, size)?;
-        let len = block_size.min(size - at);
-        if copy_is_due(&disk, at, len)? {
-            let block = &mut block[..len as usize];
-            disk.read_at(at, block)?;
-            match is_zero(block) {
-                true => disk.discard(at, len)?,
-                false => disk.write_at(at, block)?,
-            }
+        let (due, len) = due_at(&disk, at, end - at)?;
+        if !due {
+            at += len;
+            continue;
         }
-        at += len;
+        // Whole blocks of the child: all of each is absent.
+        let from = at - at % block_size;
+        let to = (at + len).next_multiple_of(block_size).min(size);
+        let to = to.min(from + piece.len() as u64);
+        let piece = &mut piece[..(to - from) as usize];
+        disk.read_at(from, piece)?;
+        match is_zero(piece) {
+            true => disk.discard(from, to - from)?,
+            false => disk.write_at(from, piece)?,
+        }
+        at = to;
     }
     disk.flush()?;
     let child = disk.top_image();
@@ -94,23 +102,18 @@ pub fn merge_into_child(chain: &[&Path], progress: &mut Progress<'_>) -> Result<
     progress.report(1, 1)
 }
 
-/// Whether a block of the topmost image is absent while the image below says anything about it.
-fn copy_is_due(disk: &Container, at: u64, len: u64) -> Result<bool> {
+/// Whether bytes of the topmost image are absent while the image below says anything about them,
+/// and how many bytes from `at` this holds for.
+fn due_at(disk: &Container, at: u64, len: u64) -> Result<(bool, u64)> {
     let [.., obsolete, child] = disk.images() else {
-        return Ok(false);
+        return Ok((false, len));
     };
-    if child.run_at(at, len)?.state != RunState::Absent {
-        return Ok(false);
+    let run = child.run_at(at, len)?;
+    if run.state != RunState::Absent {
+        return Ok((false, run.len));
     }
-    let (mut at, end) = (at, (at + len).min(obsolete.size()));
-    while at < end {
-        let run = obsolete.run_at(at, end - at)?;
-        if run.state != RunState::Absent {
-            return Ok(true);
-        }
-        at += run.len;
-    }
-    Ok(false)
+    let run = obsolete.run_at(at, run.len)?;
+    Ok((run.state != RunState::Absent, run.len))
 }
 
 /// Copies what a differencing image holds into its parent, a base image, and waits until it is on
@@ -120,8 +123,7 @@ pub fn merge_into_base(base: &Path, child: &Path, progress: &mut Progress<'_>) -
     // Proves that they belong together.
     let size = Container::open_chain(&[base, child], OpenMode::ReadOnly)?.size();
     let uuid = link_to(base)?.uuid;
-    let modification = Uuid::nil();
-    relink(child, ParentLink { uuid, modification })?;
+    relink(child, ParentLink::new(uuid, Uuid::nil()))?;
     let source = crate::open_image(child, OpenMode::ReadOnly)?;
     let mut target = Container::open(base, OpenMode::ReadWrite)?;
     if target.size() < size {

@@ -352,3 +352,101 @@ fn strange_paths_are_errors() {
     let params = CreateParams::new(MIB, Variant::Dynamic);
     assert!(storage::create_image(&nowhere, "VDI", &params, &mut Progress::none()).is_err());
 }
+
+/// Images of the other formats, small, and what makes a changed one credible again.
+struct Seed {
+    name: &'static str,
+    variant: Variant,
+    layout: storage::Layout,
+    /// Ranges of bytes worth changing; negative ones count from the end.
+    targets: &'static [(i64, u64)],
+    seal: fn(&mut [u8]),
+}
+
+/// The one's complement of the sum of all bytes, at `own`.
+fn sum_up(raw: &mut [u8], own: usize) {
+    raw[own..own + 4].fill(0);
+    let sum: u32 = raw.iter().map(|b| u32::from(*b)).sum();
+    raw[own..own + 4].copy_from_slice(&(!sum).to_be_bytes());
+}
+
+fn seal_vhd(bytes: &mut [u8]) {
+    let len = bytes.len();
+    if len > 2048 {
+        sum_up(&mut bytes[..512], 64);
+        sum_up(&mut bytes[512..1536], 36);
+    }
+    if len >= 512 {
+        sum_up(&mut bytes[len - 512..], 64);
+    }
+}
+
+const SEEDS: &[Seed] = &[
+    Seed {
+        name: "dynamic.vhd",
+        variant: Variant::Dynamic,
+        layout: storage::Layout::Default,
+        targets: &[(0, 84), (512, 60), (1536, 12), (-512, 84)],
+        seal: seal_vhd,
+    },
+    Seed {
+        name: "fixed.vhd",
+        variant: Variant::Fixed,
+        layout: storage::Layout::Default,
+        targets: &[(-512, 84)],
+        seal: seal_vhd,
+    },
+];
+
+#[test]
+fn random_damage_to_the_other_formats_does_no_harm() {
+    let folder = fast_folder();
+    for seed in SEEDS {
+        let path = folder.path().join(seed.name);
+        let format = path.extension().unwrap().to_str().unwrap();
+        let mut params = CreateParams::new(5 * MIB, seed.variant);
+        params.layout = seed.layout;
+        let mut disk = create(&path, format, &params);
+        for block in [0, 2, 4] {
+            disk.write_at(block * MIB, &[block as u8 + 1; 1024])
+                .unwrap();
+        }
+        disk.flush().unwrap();
+        drop(disk);
+        let good = std::fs::read(&path).unwrap();
+        let mut random = Random(0x0D15D);
+        let (mut opened, mut refused) = (0, 0);
+        for round in 0..300 {
+            let mut bytes = good.clone();
+            if round % 10 == 9 {
+                bytes.truncate(random.below(bytes.len() as u64) as usize);
+            }
+            for _ in 0..1 + random.below(3) {
+                let (from, len) = seed.targets[random.below(seed.targets.len() as u64) as usize];
+                let at = (from.rem_euclid(good.len() as i64)) as u64 + random.below(len);
+                let value = match random.below(4) {
+                    0 => 0,
+                    1 => 0xFF,
+                    2 => 1 << random.below(8),
+                    _ => random.next() as u8,
+                };
+                if let Some(byte) = bytes.get_mut(at as usize) {
+                    *byte = value;
+                }
+            }
+            // Some with checksums that give the damage away.
+            if round % 5 != 0 {
+                (seed.seal)(&mut bytes);
+            }
+            match with_bytes(&path, &bytes, use_it) {
+                Ok(()) => opened += 1,
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(
+            opened > 10 && refused > 30,
+            "{}: {opened}, {refused}",
+            seed.name
+        );
+    }
+}

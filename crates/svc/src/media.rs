@@ -10,7 +10,7 @@ use settings::model::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use storage::{MediaInfo, MediaKind, Variant};
+use storage::{Layout, MediaInfo, MediaKind, Variant};
 use uuid::Uuid;
 
 /// One medium.
@@ -91,8 +91,9 @@ impl Medium {
             .map_or(String::new(), |n| n.to_string_lossy().into_owned())
     }
 
-    pub fn variant(&self) -> Option<Variant> {
-        self.info.as_ref().map(|i| i.variant)
+    /// How the image lies in its files, once it has been looked at.
+    pub fn variant(&self) -> Option<(Variant, Layout)> {
+        self.info.as_ref().map(|i| (i.variant, i.layout))
     }
 }
 

@@ -9,7 +9,7 @@ use api::{Call, Error, ObjRef, Val, Wire, server};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use storage::{Container, CreateParams, OpenMode, Variant};
+use storage::{Container, CreateParams, Layout, OpenMode, Variant};
 use uuid::Uuid;
 
 pub struct MediumObject {
@@ -139,7 +139,7 @@ impl MediumObject {
                 exists,
             ))
         })?;
-        let variant = wanted_variant(variant)?;
+        let (variant, layout) = wanted_variant(variant)?;
         let size = size.map(checked_size).transpose()?;
         let format = storage::format_by_id(&format).ok_or_else(|| no_format(&format))?;
         if let Some(folder) = location.parent().filter(|_| !exists) {
@@ -155,6 +155,7 @@ impl MediumObject {
             }
             let mut params = CreateParams::new(size.unwrap_or(source.size()), variant);
             params.uuid = target_id;
+            params.layout = layout;
             storage::clone_to_new(&source, &location, format, &params, progress).map(drop)
         };
         let target = Self {
@@ -182,13 +183,16 @@ fn checked_size(size: i64) -> api::Result<u64> {
     }
 }
 
-fn wanted_variant(flags: &[MediumVariant]) -> api::Result<Variant> {
-    let mut variant = Variant::Dynamic;
+fn wanted_variant(flags: &[MediumVariant]) -> api::Result<(Variant, Layout)> {
+    let (mut variant, mut layout) = (Variant::Dynamic, Layout::Default);
     for flag in flags {
         match flag {
             MediumVariant::Standard | MediumVariant::NoCreateDir | MediumVariant::VdiZeroExpand => {
             }
             MediumVariant::Fixed => variant = Variant::Fixed,
+            MediumVariant::VmdkSplit2G => layout = Layout::Split2G,
+            MediumVariant::VmdkStreamOptimized => layout = Layout::StreamOptimized,
+            MediumVariant::VmdkESX => layout = Layout::Esx,
             other => {
                 return Err(Error::new(
                     ResultCode::VBOX_E_NOT_SUPPORTED,
@@ -197,7 +201,7 @@ fn wanted_variant(flags: &[MediumVariant]) -> api::Result<Variant> {
             }
         }
     }
-    Ok(variant)
+    Ok((variant, layout))
 }
 
 /// Writes the settings file that keeps a registry: a machine's, or `VirtualBox.xml` for nil.
@@ -275,12 +279,12 @@ fn close(svc: &Svc, id: Uuid) -> api::Result<()> {
 pub fn delete(svc: &Svc, id: Uuid) -> api::Result<()> {
     let location = svc.with(|s| s.media.get(id).map(|m| m.location.clone()))?;
     close(svc, id)?;
-    match std::fs::remove_file(&location) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(file_error(format!(
+    match storage::remove_image(&location) {
+        Ok(()) | Err(storage::Error::NotFound { .. }) => Ok(()),
+        Err(e) => Err(file_error(format!(
             "Could not delete the medium storage unit '{}': {e}",
             location.display()
         ))),
-        _ => Ok(()),
     }
 }
 
@@ -320,11 +324,28 @@ impl server::IMedium for MediumObject {
         server::IMedium::state(self, cx)
     }
     fn variant(&self, _cx: &Call) -> api::Result<Vec<MediumVariant>> {
-        self.info(|m| match m.variant() {
-            Some(Variant::Fixed) => vec![MediumVariant::Fixed],
-            Some(Variant::Differencing) => vec![MediumVariant::Diff],
-            Some(Variant::Dynamic) => vec![MediumVariant::Standard],
-            None => Vec::new(),
+        self.info(|m| {
+            let Some((variant, layout)) = m.variant() else {
+                return Vec::new();
+            };
+            let flags: Vec<MediumVariant> = match variant {
+                Variant::Fixed => Some(MediumVariant::Fixed),
+                Variant::Differencing => Some(MediumVariant::Diff),
+                Variant::Dynamic => None,
+            }
+            .into_iter()
+            .chain(match layout {
+                Layout::Default => None,
+                Layout::Split2G => Some(MediumVariant::VmdkSplit2G),
+                Layout::StreamOptimized => Some(MediumVariant::VmdkStreamOptimized),
+                Layout::Esx => Some(MediumVariant::VmdkESX),
+                Layout::RawDisk => Some(MediumVariant::VmdkRawDisk),
+            })
+            .collect();
+            match flags.is_empty() {
+                true => vec![MediumVariant::Standard],
+                false => flags,
+            }
         })
     }
     fn location(&self, _cx: &Call) -> api::Result<String> {
@@ -493,7 +514,7 @@ impl server::IMedium for MediumObject {
         variant: Vec<MediumVariant>,
     ) -> api::Result<ObjRef> {
         let (size, variant_flags) = (checked_size(size)?, variant);
-        let variant = wanted_variant(&variant_flags)?;
+        let (variant, layout) = wanted_variant(&variant_flags)?;
         let (location, format) = self.svc.with(|s| {
             let medium = s.media.get(self.id)?;
             if medium.state != MediumState::NotCreated || medium.registry.is_some() {
@@ -514,6 +535,7 @@ impl server::IMedium for MediumObject {
         }
         let mut params = CreateParams::new(size, variant);
         params.uuid = self.id;
+        params.layout = layout;
         let kind = if variant == Variant::Fixed {
             "fixed"
         } else {

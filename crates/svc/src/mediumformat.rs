@@ -18,6 +18,11 @@ pub fn object(id: &str) -> Option<Arc<dyn Object>> {
     Some(Arc::new(FormatObject(storage::format_by_id(id)?)))
 }
 
+/// The ending of the file names of its new images.
+pub fn extension(format: &dyn storage::Format) -> &'static str {
+    format.extensions().first().map_or("img", |(e, _)| *e)
+}
+
 impl server::IMediumFormat for FormatObject {
     fn id(&self, _cx: &Call) -> api::Result<String> {
         Ok(self.0.id().to_owned())
@@ -31,8 +36,11 @@ impl server::IMediumFormat for FormatObject {
             (capability::UUID, C::Uuid),
             (capability::CREATE_FIXED, C::CreateFixed),
             (capability::CREATE_DYNAMIC, C::CreateDynamic),
+            (capability::CREATE_SPLIT_2G, C::CreateSplit2G),
             (capability::DIFFERENCING, C::Differencing),
+            (capability::ASYNCHRONOUS, C::Asynchronous),
             (capability::FILE, C::File),
+            (capability::VFS, C::VFS),
             (capability::DISCARD, C::Discard),
             (capability::PREFERRED, C::Preferred),
         ];

@@ -1,34 +1,38 @@
 //! The formats, and how a file finds its own.
 
 use std::path::Path;
+use std::path::PathBuf;
 
 use uuid::Uuid;
 
 use crate::CreateParams;
+use crate::Ends;
 use crate::Error;
 use crate::Format;
 use crate::Image;
+use crate::Layout;
 use crate::MediaKind;
 use crate::OpenMode;
-use crate::ParentLink;
 use crate::Progress;
 use crate::Result;
 use crate::Variant;
+use crate::capability;
 use crate::host::HostFile;
 
 pub mod raw;
 pub mod vdi;
+pub mod vhd;
 
 /// Every format, in the order in which they are asked about a file: the ones that know their own
 /// signature first.
-pub static FORMATS: &[&dyn Format] = &[&vdi::Vdi, &raw::Raw];
+pub static FORMATS: &[&dyn Format] = &[&vdi::Vdi, &vhd::Vhd, &raw::Raw];
 
 /// Signatures of formats that are known but not readable, so that they are never taken for raw
 /// disks: offset, bytes, name.
 const FOREIGN: &[(usize, &[u8], &str)] = &[
     (0, b"KDMV", "VMDK"),
     (0, b"# Disk DescriptorFile", "VMDK"),
-    (0, b"conectix", "VHD"),
+    (0, b"COWD", "ESX sparse VMDK"),
     (0, b"vhdxfile", "VHDX"),
     (0, b"QFI\xfb", "QCOW2"),
     (0, b"QED\0", "QED"),
@@ -39,25 +43,8 @@ const FOREIGN: &[(usize, &[u8], &str)] = &[
 /// Bytes of the trailer that fixed VHD and DMG images end with.
 const TRAILER: u64 = 512;
 
-/// Formats that are told by their last sector alone: a fixed VHD looks like a raw disk from its
-/// start, and a guest that got it as one could overwrite its footer. The footer must also give
-/// the size that it ends, so that a raw disk with such bytes in its last sector stays one.
-fn foreign_at_end(file: &HostFile) -> Result<Option<&'static str>> {
-    let Some(data) = file.len()?.checked_sub(TRAILER) else {
-        return Ok(None);
-    };
-    let mut trailer = [0; TRAILER as usize];
-    file.read_padded(data, &mut trailer)?;
-    // Current size: bytes 48 to 55 of the footer, big-endian.
-    if trailer.starts_with(b"conectix") && trailer[48..56] == data.to_be_bytes() {
-        return Ok(Some("VHD"));
-    }
-    // Version 4 and a header of 512 bytes, big-endian, follow the signature of a DMG.
-    if trailer.starts_with(b"koly\0\0\0\x04\0\0\x02\0") {
-        return Ok(Some("DMG"));
-    }
-    Ok(None)
-}
+/// Version 4 and a header of 512 bytes, big-endian, follow the signature of a DMG.
+const DMG_TRAILER: &[u8] = b"koly\0\0\0\x04\0\0\x02\0";
 
 /// The format named `id` (`VDI`, `RAW`), in any letter case.
 pub fn format_by_id(id: &str) -> Option<&'static dyn Format> {
@@ -72,8 +59,17 @@ pub fn format_by_id(id: &str) -> Option<&'static dyn Format> {
 /// Errors: [`Error::NotFound`], [`Error::Unsupported`] when nothing here reads it.
 pub fn probe(path: &Path) -> Result<(&'static dyn Format, MediaKind)> {
     let file = HostFile::open_unlocked(path, OpenMode::ReadOnly)?;
-    let mut head = vec![0; file.len()?.min(512) as usize];
-    file.read_padded(0, &mut head)?;
+    let len = file.len()?;
+    let mut ends = Ends {
+        head: vec![0; len.min(512) as usize],
+        tail: Vec::new(),
+        len,
+    };
+    file.read_padded(0, &mut ends.head)?;
+    if let Some(at) = len.checked_sub(TRAILER) {
+        ends.tail = vec![0; TRAILER as usize];
+        file.read_padded(at, &mut ends.tail)?;
+    }
     let refuse = |name| {
         Err(Error::unsupported(
             path,
@@ -81,21 +77,19 @@ pub fn probe(path: &Path) -> Result<(&'static dyn Format, MediaKind)> {
         ))
     };
     for &(offset, signature, name) in FOREIGN {
-        if head.get(offset..).is_some_and(|h| h.starts_with(signature)) {
+        let head = ends.head.get(offset..);
+        if head.is_some_and(|h| h.starts_with(signature)) {
             return refuse(name);
         }
     }
     let found = FORMATS
         .iter()
-        .find_map(|format| Some((*format, format.probe(path, &head)?)));
+        .find_map(|format| Some((*format, format.probe(path, &ends)?)));
     match found {
         // The last sector of an image that has a header is a guest's data.
         Some((format, _)) if format.id() != raw::Raw.id() => {}
-        _ => {
-            if let Some(name) = foreign_at_end(&file)? {
-                return refuse(name);
-            }
-        }
+        _ if ends.tail.starts_with(DMG_TRAILER) => return refuse("DMG"),
+        _ => {}
     }
     found.ok_or_else(|| Error::unsupported(path, "the format of this image is not known"))
 }
@@ -122,30 +116,62 @@ pub fn create_image(
     }
 }
 
-/// Creates a differencing VDI image of a parent, as large as that is now
-/// (`createmedium --diffparent`, snapshots). The parent must not be written any more.
-pub fn create_child(path: &Path, uuid: Uuid, parent: &Path) -> Result<Box<dyn Image>> {
+/// The format of a new differencing image of `parent`: the parent's own where that has
+/// differencing images, VDI otherwise.
+pub fn child_format(parent: &Path) -> Result<&'static dyn Format> {
+    let (format, _) = probe(parent)?;
+    match format.capabilities() & capability::DIFFERENCING {
+        0 => Ok(&vdi::Vdi),
+        _ => Ok(format),
+    }
+}
+
+/// Creates a differencing image of a parent in a format that has such, as large as the parent is
+/// now (`createmedium --diffparent`, snapshots). The parent must not be written any more.
+pub fn create_child(
+    path: &Path,
+    format: &dyn Format,
+    uuid: Uuid,
+    parent: &Path,
+) -> Result<Box<dyn Image>> {
     let info = crate::media_info(parent)?;
-    let Some(parent_uuid) = info.uuid else {
-        return Err(Error::unsupported(
-            parent,
-            format!(
-                "{} images cannot be a parent: they have no UUID",
-                info.format
-            ),
-        ));
-    };
     let params = CreateParams {
-        size: info.size,
         variant: Variant::Differencing,
         uuid,
-        parent: Some(ParentLink {
-            uuid: parent_uuid,
-            modification: info.modification.unwrap_or_default(),
-        }),
-        comment: String::new(),
+        parent: Some(crate::link_to(parent)?),
+        parent_path: Some(parent.to_path_buf()),
+        ..CreateParams::new(info.size, Variant::Differencing)
     };
-    vdi::Vdi.create(path, &params, &mut Progress::none())
+    format.create(path, &params, &mut Progress::none())
+}
+
+/// All files of an image, the one it is opened by first.
+pub fn image_files(path: &Path) -> Result<Vec<PathBuf>> {
+    probe(path)?.0.files(path)
+}
+
+/// Deletes all files of an image; the one that names the others last.
+pub fn remove_image(path: &Path) -> Result<()> {
+    // What cannot be read any more is one file.
+    let files = image_files(path).unwrap_or_else(|_| vec![path.to_path_buf()]);
+    for file in files.iter().rev() {
+        match std::fs::remove_file(file) {
+            Err(e) if file != path && e.kind() == std::io::ErrorKind::NotFound => {}
+            done => done.map_err(|e| Error::host(file, "delete", 0, e))?,
+        }
+    }
+    Ok(())
+}
+
+/// Refuses the layouts that only VMDK has.
+pub(crate) fn default_layout(path: &Path, params: &CreateParams) -> Result<()> {
+    match params.layout {
+        Layout::Default => Ok(()),
+        _ => Err(Error::unsupported(
+            path,
+            "only VMDK images can be split, stream-optimised, for ESX or of a raw disk",
+        )),
+    }
 }
 
 /// The lower-case ending of a file name, without the dot.

@@ -8,9 +8,11 @@ use std::path::Path;
 
 use crate::CheckReport;
 use crate::CreateParams;
+use crate::Ends;
 use crate::Error;
 use crate::Format;
 use crate::Image;
+use crate::Layout;
 use crate::MediaInfo;
 use crate::MediaKind;
 use crate::Meta;
@@ -22,6 +24,7 @@ use crate::RunState;
 use crate::SECTOR;
 use crate::Variant;
 use crate::capability;
+use crate::format::default_layout;
 use crate::format::extension;
 use crate::host::HostFile;
 use crate::host::create_or_remove;
@@ -57,7 +60,9 @@ impl Format for Raw {
     fn capabilities(&self) -> u32 {
         capability::CREATE_FIXED
             | capability::CREATE_DYNAMIC
+            | capability::ASYNCHRONOUS
             | capability::FILE
+            | capability::VFS
             | capability::DISCARD
     }
 
@@ -65,14 +70,13 @@ impl Format for Raw {
         EXTENSIONS
     }
 
-    fn probe(&self, path: &Path, _head: &[u8]) -> Option<MediaKind> {
+    fn probe(&self, path: &Path, ends: &Ends) -> Option<MediaKind> {
         let extension = extension(path);
         if DISK_EXTENSIONS.contains(&extension.as_str()) {
             return Some(MediaKind::HardDisk);
         }
         let (_, kind) = EXTENSIONS.iter().find(|(e, _)| *e == extension)?;
-        let len = std::fs::metadata(path).ok()?.len();
-        if *kind == MediaKind::Floppy && len > LARGEST_FLOPPY {
+        if *kind == MediaKind::Floppy && ends.len > LARGEST_FLOPPY {
             return Some(MediaKind::HardDisk);
         }
         Some(*kind)
@@ -85,11 +89,13 @@ impl Format for Raw {
             format: self.id(),
             kind,
             variant: image.variant(),
+            layout: Layout::Default,
             size: image.size,
             size_on_disk: image.size_on_disk()?,
             uuid: None,
             modification: None,
             parent: None,
+            cid: None,
             block_size: None,
             comment: String::new(),
         })
@@ -112,6 +118,7 @@ impl Format for Raw {
         params: &CreateParams,
         progress: &mut Progress<'_>,
     ) -> Result<Box<dyn Image>> {
+        default_layout(path, params)?;
         if params.size == 0 || !params.size.is_multiple_of(SECTOR) {
             return Err(Error::invalid(
                 path,

@@ -80,10 +80,13 @@ pub fn create_child(chain: &[&Path], child: &Path, size: u64) -> Container {
     let mut params = CreateParams::new(size, Variant::Differencing);
     params.parent = Some(ParentLink {
         uuid: meta.uuid.unwrap(),
-        modification: meta.modification.unwrap(),
+        modification: meta.modification.unwrap_or_default(),
+        cid: meta.cid,
     });
+    params.parent_path = chain.last().map(|p| p.to_path_buf());
+    let format = child.extension().unwrap().to_str().unwrap();
     below
-        .push(create_image(child, "VDI", &params, &mut Progress::none()).unwrap())
+        .push(create_image(child, format, &params, &mut Progress::none()).unwrap())
         .unwrap();
     below
 }

@@ -81,7 +81,7 @@ impl MachineObject {
                 for (id, path) in made {
                     // Nothing that was there before has this UUID.
                     if svc.with(|s| s.media.remove(id)).is_some() {
-                        let _ = std::fs::remove_file(path);
+                        let _ = storage::remove_image(&path);
                     }
                 }
             }
@@ -124,7 +124,12 @@ impl MachineObject {
                 let id = Uuid::new_v4();
                 let stem = medium.location.file_stem().map(|n| n.to_string_lossy());
                 let path = match (link, stem) {
-                    (true, _) => folder.join(format!("Snapshots/{{{id}}}.vdi")),
+                    (true, _) => {
+                        let child = storage::child_format(&medium.location)
+                            .map_err(|e| open_error(&medium.location, &e))?;
+                        let extension = crate::mediumformat::extension(child);
+                        folder.join(format!("Snapshots/{{{id}}}.{extension}"))
+                    }
                     (_, Some(stem)) if keep_names => folder.join(format!("{stem}.vdi")),
                     _ => folder.join(format!("{name}-disk{}.vdi", disks.len() + 1)),
                 };
@@ -149,8 +154,12 @@ fn make(svc: &Svc, disk: &Disk, target: Uuid, link: bool, progress: &Progress) -
         std::fs::create_dir_all(folder)
             .map_err(|e| file_error(format!("Could not create '{}': {e}", folder.display())))?;
     }
+    let mut format: &dyn storage::Format = &storage::format::vdi::Vdi;
     let made = if link {
-        storage::create_child(&disk.path, disk.id, last).and_then(|mut image| image.flush())
+        storage::child_format(last).and_then(|child| {
+            format = child;
+            storage::create_child(&disk.path, child, disk.id, last)?.flush()
+        })
     } else {
         let mut report = |percent| {
             progress.set_percent(percent);
@@ -167,7 +176,7 @@ fn make(svc: &Svc, disk: &Disk, target: Uuid, link: bool, progress: &Progress) -
     })?;
     svc.with(|s| {
         let file = disk.path.clone();
-        let mut medium = Medium::new(disk.id, DeviceType::HardDisk, file, "VDI".to_owned());
+        let mut medium = Medium::new(disk.id, DeviceType::HardDisk, file, format.id().to_owned());
         medium.registry = Some(target);
         if link {
             medium.parent = Some(disk.source);

@@ -280,8 +280,14 @@ impl Work {
             .map_err(|e| file_error(format!("Could not create '{}': {e}", folder.display())))?;
         for (parent, location, registry) in parents {
             let id = Uuid::new_v4();
-            let path = folder.join(format!("{{{id}}}.vdi"));
-            let created = storage::create_child(&path, id, &location)
+            let format = storage::child_format(&location).map_err(|e| open_error(&location, &e));
+            let format = match format {
+                Ok(format) => format,
+                Err(e) => return self.keep_or_undo(Err(e), &made).map(|()| (swaps, made)),
+            };
+            let extension = crate::mediumformat::extension(format);
+            let path = folder.join(format!("{{{id}}}.{extension}"));
+            let created = storage::create_child(&path, format, id, &location)
                 .and_then(|mut image| image.flush())
                 .map_err(|e| open_error(&location, &e));
             made.push((id, path.clone()));
@@ -289,7 +295,8 @@ impl Work {
                 return self.keep_or_undo(Err(e), &made).map(|()| (swaps, made));
             }
             self.svc.with(|s| {
-                let mut medium = Medium::new(id, DeviceType::HardDisk, path, "VDI".to_owned());
+                let mut medium =
+                    Medium::new(id, DeviceType::HardDisk, path, format.id().to_owned());
                 medium.parent = Some(parent);
                 medium.registry = registry.or(Some(self.machine));
                 medium.refresh();
@@ -348,8 +355,7 @@ impl Work {
             self.forget(id, None, &[])?;
             return Ok(());
         };
-        let (base, loose) = (plan.chain.len() == 2, Uuid::nil());
-        if base {
+        if plan.chain.len() == 2 {
             storage::merge_into_base(&plan.file, child_file, &mut report).map_err(failed)?;
             storage::link_to(&plan.file)
                 .and_then(relink_all)
@@ -357,8 +363,7 @@ impl Work {
             let above: Vec<Uuid> = plan.above.iter().map(|(id, _)| *id).collect();
             return self.forget(*child, Some(id), &above);
         }
-        let (uuid, modification) = (*child, loose);
-        relink_all(ParentLink { uuid, modification })
+        relink_all(ParentLink::new(*child, Uuid::nil()))
             .and_then(|()| storage::merge_into_child(&files, &mut report))
             .and_then(|()| relink_all(storage::link_to(child_file)?))
             .map_err(failed)?;
@@ -693,10 +698,9 @@ pub fn settle(state: &mut State, machine: Uuid) -> api::Result<()> {
 
 /// A file that the settings do not name any more; one that stays costs only space.
 fn remove_file(path: &Path) {
-    if let Err(e) = std::fs::remove_file(path)
-        && e.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!("'{}' could not be deleted: {e}", path.display());
+    match storage::remove_image(path) {
+        Ok(()) | Err(storage::Error::NotFound { .. }) => {}
+        Err(e) => tracing::warn!("'{}' could not be deleted: {e}", path.display()),
     }
 }
 

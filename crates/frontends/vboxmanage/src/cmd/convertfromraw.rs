@@ -10,7 +10,7 @@ use api::types::MediumVariant;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use storage::{CreateParams, Variant};
+use storage::{CreateParams, Layout, Variant};
 
 pub const COMMAND: Command = Command {
     name: "convertfromraw",
@@ -43,7 +43,7 @@ struct Wanted {
     /// Of the data on standard input.
     bytes: Option<u64>,
     format: String,
-    variant: Variant,
+    variant: (Variant, Layout),
     uuid: Option<uuid::Uuid>,
 }
 
@@ -54,7 +54,7 @@ fn parse(args: &mut Args) -> Result<Wanted> {
         target: String::new(),
         bytes: None,
         format: "VDI".to_owned(),
-        variant: Variant::Dynamic,
+        variant: (Variant::Dynamic, Layout::Default),
         uuid: None,
     };
     while let Some(arg) = args.next(OPTIONS)? {
@@ -89,13 +89,15 @@ fn parse(args: &mut Args) -> Result<Wanted> {
     Ok(wanted)
 }
 
-/// Of the variants of images this version has two.
-fn variant(given: &Given) -> Result<Variant> {
-    let mut variant = Variant::Dynamic;
+fn variant(given: &Given) -> Result<(Variant, Layout)> {
+    let (mut variant, mut layout) = (Variant::Dynamic, Layout::Default);
     for word in media::variants(&given.value)? {
         match word {
             MediumVariant::Standard => {}
             MediumVariant::Fixed => variant = Variant::Fixed,
+            MediumVariant::VmdkSplit2G => layout = Layout::Split2G,
+            MediumVariant::VmdkStreamOptimized => layout = Layout::StreamOptimized,
+            MediumVariant::VmdkESX => layout = Layout::Esx,
             _ => {
                 return Err(Failure::message(format!(
                     "The medium variant '{}' is not available in this version of Oxbox yet",
@@ -104,7 +106,7 @@ fn variant(given: &Given) -> Result<Variant> {
             }
         }
     }
-    Ok(variant)
+    Ok((variant, layout))
 }
 
 fn run(cx: &mut Cx<'_>, args: &mut Args) -> Result {
@@ -137,7 +139,7 @@ fn convert(cx: &mut Cx<'_>, wanted: &Wanted, from: &mut dyn Read, bytes: u64) ->
         cx.out,
         "Converting from raw image file=\"{source}\" to file=\"{target}\"..."
     )?;
-    let kind = match wanted.variant {
+    let kind = match wanted.variant.0 {
         Variant::Fixed => "fixed",
         _ => "dynamic",
     };
@@ -155,7 +157,8 @@ fn convert(cx: &mut Cx<'_>, wanted: &Wanted, from: &mut dyn Read, bytes: u64) ->
     let size = bytes
         .checked_next_multiple_of(storage::SECTOR)
         .ok_or_else(|| failed(&"it would be too large"))?;
-    let mut params = CreateParams::new(size, wanted.variant);
+    let mut params = CreateParams::new(size, wanted.variant.0);
+    params.layout = wanted.variant.1;
     if let Some(uuid) = wanted.uuid {
         params.uuid = uuid;
     }

@@ -73,10 +73,10 @@ impl Bench {
             }
             base.flush().unwrap();
             let meta = base.images()[0].meta();
-            params.parent = Some(crate::ParentLink {
-                uuid: meta.uuid.unwrap(),
-                modification: meta.modification.unwrap(),
-            });
+            params.parent = Some(crate::ParentLink::new(
+                meta.uuid.unwrap(),
+                meta.modification.unwrap(),
+            ));
         }
         drop(make(&bench.disk(), &params));
         bench

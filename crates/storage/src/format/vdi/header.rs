@@ -13,6 +13,9 @@ use crate::ParentLink;
 use crate::Result;
 use crate::SECTOR;
 use crate::Variant;
+use crate::bytes::le32 as get32;
+use crate::bytes::le64 as get64;
+use crate::bytes::uuid as get_uuid;
 
 /// The header and everything that is written with it.
 pub(super) const SECTOR_LEN: usize = SECTOR as usize;
@@ -261,10 +264,10 @@ impl Header {
         let allocated = get32(raw, at::ALLOCATED);
         let has_logical = header_size >= SIZE_FULL;
         let parent = match variant {
-            Variant::Differencing => Some(ParentLink {
-                uuid: get_uuid(raw, at::PARENT),
-                modification: get_uuid(raw, at::PARENT_MODIFICATION),
-            }),
+            Variant::Differencing => Some(ParentLink::new(
+                get_uuid(raw, at::PARENT),
+                get_uuid(raw, at::PARENT_MODIFICATION),
+            )),
             _ => None,
         };
         let comment = &raw[at::COMMENT..at::COMMENT + COMMENT_LEN];
@@ -282,6 +285,7 @@ impl Header {
                 uuid: Some(get_uuid(raw, at::UUID)),
                 modification: Some(get_uuid(raw, at::MODIFICATION)),
                 parent,
+                cid: None,
                 comment: String::from_utf8_lossy(comment).into_owned(),
                 physical: get_geometry(raw, at::PHYSICAL),
                 logical: if has_logical {
@@ -376,22 +380,8 @@ fn block_count(path: &Path, size: u64, block_size: u64) -> Result<u32> {
     Ok(blocks as u32)
 }
 
-fn get32(raw: &[u8; SECTOR_LEN], at: usize) -> u32 {
-    u32::from_le_bytes([raw[at], raw[at + 1], raw[at + 2], raw[at + 3]])
-}
-
-fn get64(raw: &[u8; SECTOR_LEN], at: usize) -> u64 {
-    u64::from(get32(raw, at)) | u64::from(get32(raw, at + 4)) << 32
-}
-
 fn put32(raw: &mut [u8; SECTOR_LEN], at: usize, value: u32) {
     raw[at..at + 4].copy_from_slice(&value.to_le_bytes());
-}
-
-fn get_uuid(raw: &[u8; SECTOR_LEN], at: usize) -> Uuid {
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&raw[at..at + 16]);
-    Uuid::from_bytes_le(bytes)
 }
 
 fn put_uuid(raw: &mut [u8; SECTOR_LEN], at: usize, uuid: Uuid) {

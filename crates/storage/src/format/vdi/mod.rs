@@ -31,9 +31,11 @@ use std::path::Path;
 use uuid::Uuid;
 
 use crate::CreateParams;
+use crate::Ends;
 use crate::Error;
 use crate::Format;
 use crate::Image;
+use crate::Layout;
 use crate::MediaInfo;
 use crate::MediaKind;
 use crate::Meta;
@@ -42,6 +44,7 @@ use crate::Progress;
 use crate::Result;
 use crate::Variant;
 use crate::capability;
+use crate::format::default_layout;
 use crate::host::HostFile;
 use crate::host::create_or_remove;
 use header::FREE;
@@ -65,7 +68,9 @@ impl Format for Vdi {
             | capability::CREATE_FIXED
             | capability::CREATE_DYNAMIC
             | capability::DIFFERENCING
+            | capability::ASYNCHRONOUS
             | capability::FILE
+            | capability::VFS
             | capability::DISCARD
             | capability::PREFERRED
     }
@@ -74,9 +79,9 @@ impl Format for Vdi {
         &[("vdi", MediaKind::HardDisk)]
     }
 
-    fn probe(&self, path: &Path, head: &[u8]) -> Option<MediaKind> {
+    fn probe(&self, path: &Path, ends: &Ends) -> Option<MediaKind> {
         // A damaged file that calls itself .vdi is better refused by name than taken for nothing.
-        (header::has_signature(head) || crate::format::extension(path) == "vdi")
+        (header::has_signature(&ends.head) || crate::format::extension(path) == "vdi")
             .then_some(MediaKind::HardDisk)
     }
 
@@ -87,11 +92,13 @@ impl Format for Vdi {
             format: self.id(),
             kind,
             variant: header.variant,
+            layout: Layout::Default,
             size: header.size,
             size_on_disk: file.len()?,
             uuid: header.meta.uuid,
             modification: header.meta.modification,
             parent: header.meta.parent,
+            cid: None,
             block_size: Some(header.block_size as u32),
             comment: header.meta.comment,
         })
@@ -115,6 +122,7 @@ impl Format for Vdi {
         params: &CreateParams,
         progress: &mut Progress<'_>,
     ) -> Result<Box<dyn Image>> {
+        default_layout(path, params)?;
         let meta = Meta {
             uuid: Some(params.uuid),
             modification: Some(Uuid::new_v4()),
