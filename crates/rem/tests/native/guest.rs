@@ -167,7 +167,7 @@ impl Guest {
         let engine =
             rem::Rem::with_peers(0, phys.clone(), bus, rem::Peers::new(), options).unwrap();
         let mut base = State::reset(0);
-        base.cr0 = cr0::PE | cr0::PG | cr0::NE | cr0::ET | cr0::WP | cr0::MP;
+        base.cr0 = cr0::PE | cr0::PG | cr0::NE | cr0::ET | cr0::WP | cr0::MP | cr0::AM;
         base.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE | cr4::FSGSBASE;
         base.xcr0 = if has_avx512() { 0xe7 } else { 7 };
         base.cr3 = TABLES;
