@@ -178,7 +178,6 @@ pub fn write_archive(
             }
         };
         let left = exact.limit();
-        drop(exact);
         match (result, cancelled) {
             (_, true) => return Err(Error::Cancelled),
             (Err(e), _) => return Err(failed(e)),
