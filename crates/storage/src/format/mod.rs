@@ -22,16 +22,15 @@ use crate::host::HostFile;
 pub mod raw;
 pub mod vdi;
 pub mod vhd;
+pub mod vmdk;
 
 /// Every format, in the order in which they are asked about a file: the ones that know their own
 /// signature first.
-pub static FORMATS: &[&dyn Format] = &[&vdi::Vdi, &vhd::Vhd, &raw::Raw];
+pub static FORMATS: &[&dyn Format] = &[&vmdk::Vmdk, &vdi::Vdi, &vhd::Vhd, &raw::Raw];
 
 /// Signatures of formats that are known but not readable, so that they are never taken for raw
 /// disks: offset, bytes, name.
 const FOREIGN: &[(usize, &[u8], &str)] = &[
-    (0, b"KDMV", "VMDK"),
-    (0, b"# Disk DescriptorFile", "VMDK"),
     (0, b"COWD", "ESX sparse VMDK"),
     (0, b"vhdxfile", "VHDX"),
     (0, b"QFI\xfb", "QCOW2"),
