@@ -16,6 +16,7 @@ use storage::CreateParams;
 use storage::Error;
 use storage::FORMATS;
 use storage::Geometry;
+use storage::Layout;
 use storage::OpenMode;
 use storage::Progress;
 use storage::RunState;
@@ -27,10 +28,12 @@ const SIZE: u64 = 6 * MIB - 1024;
 const SECTORS: u64 = SIZE / 512;
 
 /// Chains of one format and of several.
-const CHAINS: [[&str; 3]; 3] = [
+const CHAINS: [[&str; 3]; 5] = [
     ["0.vdi", "1.vdi", "2.vdi"],
     ["0.vhd", "1.vhd", "2.vhd"],
+    ["0.vmdk", "1.vmdk", "2.vmdk"],
     ["m0.vhd", "m1.vdi", "m2.vhd"],
+    ["n0.vmdk", "n1.vdi", "n2.vmdk"],
 ];
 
 #[derive(Debug, Clone)]
@@ -89,8 +92,14 @@ impl Pair<'_> {
             }
             Step::Grow(bytes) => {
                 let size = disk.size() + bytes;
-                disk.resize(size, &mut Progress::none()).unwrap();
-                self.model.resize(size as usize, 0);
+                let top = &disk.images()[disk.images().len() - 1];
+                // Only VMDK children keep their size.
+                let fixed = top.format() == "VMDK" && top.variant() == Variant::Differencing;
+                match disk.resize(size, &mut Progress::none()) {
+                    Ok(()) if !fixed => self.model.resize(size as usize, 0),
+                    Err(Error::Unsupported { .. }) if fixed => {}
+                    other => panic!("{other:?}"),
+                }
             }
             Step::Compact => match disk.top_image().compact(&mut Progress::none()) {
                 Ok(()) => {}
@@ -144,10 +153,12 @@ proptest! {
     #[test]
     fn bases_are_like_memory(steps in proptest::collection::vec(step(), 1..25)) {
         for format in FORMATS {
-            for variant in [Variant::Dynamic, Variant::Fixed] {
+            for (variant, layout) in layouts(*format) {
                 let folder = tempfile::tempdir().unwrap();
                 let path = folder.path().join(format!("disk.{}", format.id().to_lowercase()));
-                let disk = create(&path, format.id(), &CreateParams::new(SIZE, variant));
+                let mut params = CreateParams::new(SIZE, variant);
+                params.layout = layout;
+                let disk = create(&path, format.id(), &params);
                 like_memory(&[&path], disk, &steps);
             }
         }
@@ -175,6 +186,22 @@ proptest! {
     }
 }
 
+/// The kinds of base images that can be written at any place.
+fn layouts(format: &dyn storage::Format) -> Vec<(Variant, Layout)> {
+    let mut all = vec![
+        (Variant::Dynamic, Layout::Default),
+        (Variant::Fixed, Layout::Default),
+    ];
+    if format.capabilities() & capability::CREATE_SPLIT_2G != 0 {
+        all.extend([
+            (Variant::Dynamic, Layout::Split2G),
+            (Variant::Fixed, Layout::Split2G),
+            (Variant::Fixed, Layout::Esx),
+        ]);
+    }
+    all
+}
+
 fn has_comment(format: &dyn storage::Format) -> bool {
     ["VDI", "VMDK"].contains(&format.id())
 }
@@ -183,11 +210,13 @@ fn has_comment(format: &dyn storage::Format) -> bool {
 fn formats_describe_what_they_made() {
     for format in FORMATS {
         let folder = tempfile::tempdir().unwrap();
-        for variant in [Variant::Dynamic, Variant::Fixed] {
+        for (variant, layout) in layouts(*format) {
+            let extension = format.id().to_lowercase();
             let path = folder
                 .path()
-                .join(format!("{variant:?}.{}", format.id().to_lowercase()));
+                .join(format!("{variant:?}-{layout:?}.{extension}"));
             let mut params = CreateParams::new(SIZE, variant);
+            params.layout = layout;
             params.comment = "a comment".into();
             let disk = create(&path, format.id(), &params);
             // While it is open for writing elsewhere.
@@ -195,7 +224,7 @@ fn formats_describe_what_they_made() {
             assert_eq!((info.format, info.size), (format.id(), SIZE));
             if format.capabilities() & capability::UUID != 0 {
                 assert_eq!(info.uuid, Some(params.uuid));
-                assert_eq!(info.variant, variant);
+                assert_eq!((info.variant, info.layout), (variant, layout));
             }
             if has_comment(*format) {
                 assert_eq!(info.comment, "a comment");
@@ -209,7 +238,8 @@ fn formats_describe_what_they_made() {
                 Err(Error::AlreadyExists { .. })
             ));
             assert!(path.exists());
-            let unaligned = CreateParams::new(SIZE + 1, variant);
+            let mut unaligned = CreateParams::new(SIZE + 1, variant);
+            unaligned.layout = layout;
             let other = folder.path().join("unaligned");
             assert!(
                 format
@@ -217,6 +247,10 @@ fn formats_describe_what_they_made() {
                     .is_err()
             );
             assert!(!other.exists());
+            let files = storage::image_files(&path).unwrap();
+            assert!(files.iter().all(|file| file.exists()), "{files:?}");
+            storage::remove_image(&path).unwrap();
+            assert_eq!(folder.path().read_dir().unwrap().count(), 0);
         }
     }
 }
@@ -281,10 +315,16 @@ fn accesses_outside_the_disk_are_refused() {
 }
 
 #[test]
-fn a_vdi_remembers_its_metadata_and_changes_its_modification_uuid_once_a_session() {
+fn an_image_remembers_its_metadata_and_changes_its_modification_uuid_once_a_session() {
+    for format in ["VDI", "VMDK"] {
+        remembers_its_metadata(format);
+    }
+}
+
+fn remembers_its_metadata(format: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("disk.vdi");
-    let mut disk = create(&path, "VDI", &CreateParams::new(SIZE, Variant::Dynamic));
+    let path = folder.path().join("disk.img");
+    let mut disk = create(&path, format, &CreateParams::new(SIZE, Variant::Dynamic));
     let created = disk.top_image().meta();
     disk.write_at(0, &[1; 512]).unwrap();
     let first = disk.top_image().meta();

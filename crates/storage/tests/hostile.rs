@@ -55,7 +55,10 @@ fn use_it(path: &Path) -> Result<(), Error> {
     let len = std::fs::metadata(path).unwrap().len() as usize;
     LARGEST.with(|largest| largest.set(0));
     let _ = media_info(path);
-    let opened = Container::open(path, OpenMode::ReadWrite);
+    let opened = match Container::open(path, OpenMode::ReadWrite) {
+        Err(Error::ReadOnly { .. }) => Container::open(path, OpenMode::ReadOnly),
+        other => other,
+    };
     let largest = LARGEST.with(Cell::get);
     assert!(
         largest <= 8 * len + (1 << 20),
@@ -71,10 +74,14 @@ fn use_it(path: &Path) -> Result<(), Error> {
     ] {
         if at + 4096 <= size {
             disk.read_at(at, &mut data)?;
-            disk.write_at(at, &[0x5A; 4096])?;
+            if disk.mode() == OpenMode::ReadWrite {
+                disk.write_at(at, &[0x5A; 4096])?;
+            }
         }
     }
-    disk.discard(0, size.min(3 * MIB))?;
+    if disk.mode() == OpenMode::ReadWrite {
+        disk.discard(0, size.min(3 * MIB))?;
+    }
     disk.images()[0].check()?;
     disk.flush()
 }
@@ -396,7 +403,78 @@ const SEEDS: &[Seed] = &[
         targets: &[(-512, 84)],
         seal: seal_vhd,
     },
+    // Header, descriptor, the directories (at sectors 21 and 27) and what they lead to.
+    Seed {
+        name: "sparse.vmdk",
+        variant: Variant::Dynamic,
+        layout: storage::Layout::Default,
+        targets: &[
+            (0, 80),
+            (512, 700),
+            (21 * 512, 8),
+            (22 * 512, 160),
+            (26 * 512, 8),
+            (27 * 512, 160),
+        ],
+        seal: |_| {},
+    },
+    Seed {
+        name: "flat.vmdk",
+        variant: Variant::Fixed,
+        layout: storage::Layout::Default,
+        targets: &[(0, 700)],
+        seal: |_| {},
+    },
+    // The last sectors: tables, directory, footer and the markers before each.
+    Seed {
+        name: "stream.vmdk",
+        variant: Variant::Dynamic,
+        layout: storage::Layout::StreamOptimized,
+        targets: &[(0, 80), (512, 700), (65536, 600), (-5120, 5120)],
+        seal: |_| {},
+    },
 ];
+
+#[test]
+fn a_descriptor_names_no_files_of_other_folders() {
+    let folder = fast_folder();
+    let other = folder.path().join("secret");
+    std::fs::write(&other, [0x55; 8192]).unwrap();
+    let inner = folder.path().join("inner");
+    std::fs::create_dir(&inner).unwrap();
+    let path = inner.join("disk.vmdk");
+    let absolute = other.to_str().unwrap();
+    for kind in ["monolithicFlat", "fullDevice", "vmfs"] {
+        for name in [
+            "../secret",
+            "..",
+            ".",
+            "",
+            "disk.vmdk",
+            "./disk.vmdk",
+            "..\\secret",
+            absolute,
+            "/dev/zero",
+            "/dev/stdin",
+        ] {
+            let text = format!(
+                "# Disk DescriptorFile\nversion=1\nCID=00000001\nparentCID=ffffffff\n\
+                 createType=\"{kind}\"\nRW 16 FLAT \"{name}\" 0\n"
+            );
+            std::fs::write(&path, text).unwrap();
+            for mode in [OpenMode::ReadOnly, OpenMode::ReadWrite] {
+                let error = Container::open(&path, mode).unwrap_err();
+                assert!(
+                    matches!(error, Error::Unsupported { .. }),
+                    "{kind} {name}: {error}"
+                );
+            }
+            let info = media_info(&path).unwrap();
+            assert!(info.size_on_disk < 4096, "{kind} {name}");
+            assert_eq!(storage::image_files(&path).unwrap(), [path.as_path()]);
+        }
+    }
+}
 
 #[test]
 fn random_damage_to_the_other_formats_does_no_harm() {

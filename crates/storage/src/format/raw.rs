@@ -318,9 +318,9 @@ mod tests {
     fn foreign_and_unknown_files_are_refused_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.img");
-        std::fs::write(&path, b"KDMV followed by whatever").unwrap();
+        std::fs::write(&path, b"COWD followed by whatever").unwrap();
         let error = crate::probe(&path).err().unwrap().to_string();
-        assert!(error.contains("VMDK"), "{error}");
+        assert!(error.contains("ESX sparse VMDK"), "{error}");
         let path = folder.path().join("a.doc");
         std::fs::write(&path, b"hello").unwrap();
         assert!(matches!(

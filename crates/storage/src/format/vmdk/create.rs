@@ -18,23 +18,21 @@ use crate::host::create_or_remove;
 
 use super::descriptor::Descriptor;
 use super::descriptor::geometry_for;
+use super::header;
+use super::header::Header;
+use super::header::MAX_SPARSE;
 use super::image::Extent;
 use super::image::Home;
 use super::image::Kind;
 use super::image::VmdkImage;
 use super::image::new_cid;
-use super::sparse;
-use super::sparse::Header;
 use super::sparse::SparseExtent;
 
 /// Sectors of the room for a descriptor inside an extent.
 const DESCRIPTOR: u64 = 20;
 
 /// Sectors of a part of a split image: 2047 MiB.
-const PART: u64 = 2047 << 11;
-
-/// Sectors of a sparse extent; its 32-bit sector numbers must reach the last grain.
-const MAX_SPARSE: u64 = (2040 << 30) / SECTOR;
+pub(super) const PART: u64 = 2047 << 11;
 
 pub(super) fn create(
     path: &Path,
@@ -88,7 +86,10 @@ fn make(
     {
         return Err(Error::invalid(
             &path,
-            format!("a VMDK image of this kind cannot have {} bytes", params.size),
+            format!(
+                "a VMDK image of this kind cannot have {} bytes",
+                params.size
+            ),
         ));
     }
     if params.parent.is_some() != (params.variant == Variant::Differencing) {
@@ -118,50 +119,90 @@ fn make(
         descriptor.set_parent_hint(parent);
     }
     progress.report(0, 1)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    if name.contains(['"', '\n', '\\']) {
-        return Err(Error::invalid(
-            &path,
-            "the name of a VMDK image cannot have quotes or backslashes",
-        ));
-    }
+    let name = plain_name(&path)?;
     if sparse && !split {
         return make_single(file, params, descriptor, &name, progress);
     }
-    let stem = name.strip_suffix(".vmdk").unwrap_or(&name).to_owned();
-    let letter = if sparse { 's' } else { 'f' };
+    let style = match (sparse, params.layout) {
+        (true, _) => Style::Sparse,
+        (false, Layout::Esx) => Style::Esx,
+        (false, _) => Style::Flat,
+    };
     let mut done = 0;
-    let mut number = 0;
-    while done < sectors {
-        number += 1;
-        let len = match split {
-            true => PART.min(sectors - done),
-            false => sectors,
-        };
-        let part = match split {
-            true => format!("{stem}-{letter}{number:03}.vmdk"),
-            false => format!("{stem}-flat.vmdk"),
-        };
-        let extent = HostFile::create(&path.with_file_name(&part))?;
-        made.push(extent.path().to_path_buf());
-        if sparse {
-            sparse::write_new(&extent, &Header::new(len, 0))?;
-            descriptor.add_extent(format!("RW {len} SPARSE \"{part}\""));
-        } else {
-            fill(&extent, len * SECTOR, |n| {
-                progress.report(done * SECTOR + n, params.size)
-            })?;
-            descriptor.add_extent(match params.layout {
-                Layout::Esx => format!("RW {len} VMFS \"{part}\" 0"),
-                _ => format!("RW {len} FLAT \"{part}\" 0"),
-            });
+    for number in 1.. {
+        if done == sectors {
+            break;
         }
+        let (part, len) = match split {
+            true => (part_name(&name, style, number), PART.min(sectors - done)),
+            false => (format!("{}-flat.vmdk", stem(&name)), sectors),
+        };
+        let (extent, line) = new_extent(&path, &part, style, len, made, |n| {
+            progress.report(done * SECTOR + n, params.size)
+        })?;
+        drop(extent);
+        descriptor.add_extent(line);
         done += len;
     }
-    file.write(0, descriptor.text().as_bytes())?;
+    file.write(0, &descriptor.encode())?;
     file.sync()?;
     progress.report(1, 1)?;
     super::open(file)
+}
+
+/// The name of the descriptor's file, from which the names of the extents are made.
+pub(super) fn plain_name(path: &Path) -> Result<String> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if name.contains(['"', '\n', '\r', '\\']) {
+        return Err(Error::invalid(
+            path,
+            "the name of a VMDK image cannot have quotes or backslashes",
+        ));
+    }
+    Ok(name.into_owned())
+}
+
+fn stem(name: &str) -> &str {
+    name.strip_suffix(".vmdk").unwrap_or(name)
+}
+
+/// What an extent is called in its line.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Style {
+    Sparse,
+    Flat,
+    Esx,
+}
+
+/// The name of a part of a split image; parts are counted from one on.
+pub(super) fn part_name(name: &str, style: Style, number: usize) -> String {
+    let letter = if style == Style::Sparse { 's' } else { 'f' };
+    format!("{}-{letter}{number:03}.vmdk", stem(name))
+}
+
+/// Creates the file of an extent, which is added to `made`, and the line that describes it.
+pub(super) fn new_extent(
+    path: &Path,
+    part: &str,
+    style: Style,
+    sectors: u64,
+    made: &mut Vec<PathBuf>,
+    report: impl FnMut(u64) -> Result<()>,
+) -> Result<(HostFile, String)> {
+    let file = HostFile::create(&path.with_file_name(part))?;
+    made.push(file.path().to_path_buf());
+    let line = match style {
+        Style::Sparse => {
+            header::write_new(&file, &Header::new(sectors, 0))?;
+            format!("RW {sectors} SPARSE \"{part}\"")
+        }
+        Style::Flat | Style::Esx => {
+            fill(&file, sectors * SECTOR, report)?;
+            let word = if style == Style::Esx { "VMFS" } else { "FLAT" };
+            format!("RW {sectors} {word} \"{part}\" 0")
+        }
+    };
+    Ok((file, line))
 }
 
 /// Reserves the space of a flat extent, in pieces, so that a person sees progress.
@@ -186,7 +227,7 @@ fn make_single(
 ) -> Result<VmdkImage> {
     let sectors = params.size / SECTOR;
     descriptor.add_extent(format!("RW {sectors} SPARSE \"{name}\""));
-    let text = descriptor.text();
+    let text = descriptor.encode();
     let room = DESCRIPTOR.max((text.len() as u64 + 1024).div_ceil(SECTOR));
     let stream = params.layout == Layout::StreamOptimized;
     let header = match stream {
@@ -194,8 +235,8 @@ fn make_single(
         false => Header::new(sectors, room),
     };
     file.set_len(header.overhead * SECTOR)?;
-    file.write(SECTOR, text.as_bytes())?;
-    sparse::write_new(&file, &header)?;
+    file.write(SECTOR, &text)?;
+    header::write_new(&file, &header)?;
     progress.report(1, 1)?;
     if !stream {
         return super::open(file);

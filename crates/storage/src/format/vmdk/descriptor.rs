@@ -44,6 +44,8 @@ pub(super) struct ExtentLine {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Descriptor {
     lines: Vec<String>,
+    /// The bytes were not UTF-8: each one is the character of its value here.
+    bytewise: bool,
 }
 
 /// Whether a file or a region begins like a descriptor.
@@ -72,7 +74,7 @@ impl Descriptor {
             "",
             "# Extent description",
             "",
-            "# The disk Data Base ",
+            "# The disk Data Base",
             "#DDB",
             "",
             "ddb.virtualHWVersion = \"4\"",
@@ -80,6 +82,7 @@ impl Descriptor {
         ];
         Self {
             lines: lines.map(str::to_owned).to_vec(),
+            bytewise: false,
         }
     }
 
@@ -94,16 +97,27 @@ impl Descriptor {
                 "the descriptor is missing",
             ));
         }
-        let text = String::from_utf8_lossy(raw);
+        let (text, bytewise) = match std::str::from_utf8(raw) {
+            Ok(text) => (text.to_owned(), false),
+            Err(_) => (raw.iter().map(|b| char::from(*b)).collect(), true),
+        };
         Ok(Self {
-            lines: text.lines().map(|l| l.trim_end().to_owned()).collect(),
+            lines: text.lines().map(str::to_owned).collect(),
+            bytewise,
         })
     }
 
-    pub(super) fn text(&self) -> String {
+    /// The bytes of the text.
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut text = self.lines.join("\n");
         text.push('\n');
-        text
+        match self.bytewise {
+            true => text
+                .chars()
+                .map(|c| u8::try_from(c).unwrap_or(b'?'))
+                .collect(),
+            false => text.into_bytes(),
+        }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&str> {
@@ -194,7 +208,7 @@ impl Descriptor {
             modification: self.uuid("ddb.uuid.modification"),
             parent,
             cid: self.cid(),
-            comment: comment.replace("\\n", "\n").replace("\\\\", "\\"),
+            comment: unescape(comment),
             physical: self.geometry(PHYSICAL),
             logical: self.geometry(LOGICAL),
         }
@@ -207,7 +221,10 @@ impl Descriptor {
         };
         uuid("ddb.uuid.image", meta.uuid);
         uuid("ddb.uuid.modification", meta.modification);
-        uuid("ddb.uuid.parent", Some(meta.parent.map(|p| p.uuid).unwrap_or_default()));
+        uuid(
+            "ddb.uuid.parent",
+            Some(meta.parent.map(|p| p.uuid).unwrap_or_default()),
+        );
         let modification = meta.parent.map(|p| p.modification).unwrap_or_default();
         uuid("ddb.uuid.parentmodification", Some(modification));
         if let Some(cid) = meta.cid {
@@ -244,7 +261,10 @@ impl Descriptor {
 
     /// The two halves of the medium variant.
     pub(super) fn variant(&self, path: &Path) -> Result<(Variant, Layout)> {
-        let create_type = self.get("createType").unwrap_or_default().to_ascii_lowercase();
+        let create_type = self
+            .get("createType")
+            .unwrap_or_default()
+            .to_ascii_lowercase();
         let (variant, layout) = match create_type.as_str() {
             "monolithicsparse" => (Variant::Dynamic, Layout::Default),
             "monolithicflat" => (Variant::Fixed, Layout::Default),
@@ -291,17 +311,18 @@ impl Descriptor {
 
     /// Puts an extent behind the others.
     pub(super) fn add_extent(&mut self, line: String) {
-        let title = "# Extent description";
-        let mut at = self.lines.iter().position(|l| l == title).map_or(1, |i| i + 1);
-        while self.lines.get(at).is_some_and(|l| extent(l).is_some()) {
-            at += 1;
-        }
+        let title = |l: &String| l.trim_end() == "# Extent description";
+        let at = match self.lines.iter().rposition(|l| extent(l).is_some()) {
+            Some(last) => last + 1,
+            None => self.lines.iter().position(title).map_or(1, |i| i + 1),
+        };
         self.lines.insert(at, line);
     }
 
-    /// Gives the only extent another size.
-    pub(super) fn resize_extent(&mut self, sectors: u64) {
-        for line in self.lines.iter_mut().filter(|l| extent(l).is_some()) {
+    /// Gives the last extent another size.
+    pub(super) fn resize_last_extent(&mut self, sectors: u64) {
+        let last = self.lines.iter_mut().rfind(|l| extent(l).is_some());
+        if let Some(line) = last {
             let mut words: Vec<&str> = line.splitn(3, ' ').collect();
             let size = sectors.to_string();
             if let Some(word) = words.get_mut(1) {
@@ -310,6 +331,23 @@ impl Descriptor {
             *line = words.join(" ");
         }
     }
+}
+
+/// Undoes what comments are written with: `\\n` for a line break, `\\\\` for a backslash.
+fn unescape(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        plain.push(match c {
+            '\\' => match chars.next() {
+                Some('n') => '\n',
+                Some(other) => other,
+                None => '\\',
+            },
+            c => c,
+        });
+    }
+    plain
 }
 
 const PHYSICAL: [&str; 3] = [
@@ -348,7 +386,11 @@ fn extent(line: &str) -> Option<std::result::Result<ExtentLine, String>> {
         let kind = match kind {
             "SPARSE" => ExtentKind::Sparse,
             "FLAT" | "VMFS" => ExtentKind::Flat(offset),
-            other => return Some(Err(format!("is of the kind {other}, which is not supported"))),
+            other => {
+                return Some(Err(format!(
+                    "is of the kind {other}, which is not supported"
+                )));
+            }
         };
         Some(Ok((sectors, kind, name.to_owned())))
     };
@@ -381,21 +423,38 @@ mod tests {
 
     #[test]
     fn a_descriptor_keeps_what_it_does_not_know() {
-        let text = "# Disk DescriptorFile\nversion=1\nencoding=\"UTF-8\"\nCID=deadbeef\nparentCID=ffffffff\ncreateType=\"twoGbMaxExtentFlat\"\n\n# Extent description\nRW 4192256 FLAT \"a b-f001.vmdk\" 0\nRW 5 ZERO\n\n#DDB\nddb.toolsVersion = \"2147483647\"\n";
+        let text = "# Disk DescriptorFile\nversion=1\nencoding=\"UTF-8\"\nCID=deadbeef\nparentCID=ffffffff\ncreateType=\"twoGbMaxExtentFlat\"\n\n# Extent description\nRW 4192256 FLAT \"a b-f001.vmdk\" 0\nRW 5 ZERO\n\n#DDB\nddb.toolsVersion = \"2147483647\" \n";
         let mut it = Descriptor::parse(Path::new("x"), text.as_bytes(), 0).unwrap();
-        assert_eq!(it.text(), text);
+        assert_eq!(it.encode(), text.as_bytes());
         let extents = it.extents(Path::new("x")).unwrap();
         assert_eq!(extents[0].name, "a b-f001.vmdk");
         assert_eq!(extents[1].kind, ExtentKind::Zero);
         let mut meta = it.meta();
         assert_eq!((meta.cid, meta.uuid), (Some(0xDEAD_BEEF), None));
         meta.uuid = Some(Uuid::from_u128(5));
-        meta.comment = "two\nlines and a \\ too".into();
+        meta.comment = "two\nlines and a \\ and a \\n too".into();
         it.set_meta(&meta);
-        let again = Descriptor::parse(Path::new("x"), it.text().as_bytes(), 0).unwrap();
+        let again = Descriptor::parse(Path::new("x"), &it.encode(), 0).unwrap();
         assert_eq!(again.meta().uuid, meta.uuid);
         assert_eq!(again.meta().comment, meta.comment);
-        assert!(again.text().contains("ddb.toolsVersion = \"2147483647\"\n"));
-        assert!(again.text().contains("encoding=\"UTF-8\"\n"));
+        let text = String::from_utf8(again.encode()).unwrap();
+        assert!(text.contains("ddb.toolsVersion = \"2147483647\" \n"));
+        assert!(text.contains("encoding=\"UTF-8\"\n"));
+    }
+
+    #[test]
+    fn a_descriptor_in_another_encoding_keeps_its_bytes() {
+        let text = b"# Disk DescriptorFile\nencoding=\"windows-1252\"\nCID=00000001\ncreateType=\"vmfs\"\nRW 8 VMFS \"gr\xFCn-flat.vmdk\"\n";
+        let mut it = Descriptor::parse(Path::new("x"), text, 0).unwrap();
+        assert_eq!(it.encode(), text);
+        assert_eq!(
+            it.extents(Path::new("x")).unwrap()[0].name,
+            "gr\u{FC}n-flat.vmdk"
+        );
+        it.add_extent("RW 16 VMFS \"b\" 0".into());
+        it.resize_last_extent(24);
+        let encoded = it.encode();
+        assert!(encoded.starts_with(text));
+        assert!(encoded.ends_with(b"RW 24 VMFS \"b\" 0\n"));
     }
 }

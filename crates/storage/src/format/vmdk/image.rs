@@ -21,9 +21,8 @@ use crate::host::HostFile;
 use crate::image::check_range;
 
 use super::descriptor::Descriptor;
-use super::descriptor::ExtentKind;
 use super::descriptor::MAX_LEN;
-use super::sparse::GRAIN;
+use super::header::GRAIN;
 use super::sparse::SparseExtent;
 
 pub(super) enum Kind {
@@ -62,11 +61,11 @@ pub(super) struct VmdkImage {
 }
 
 impl VmdkImage {
-    fn total(&self) -> u64 {
+    pub(super) fn total(&self) -> u64 {
         self.extents.last().map_or(0, |e| e.start + e.len)
     }
 
-    fn is_child(&self) -> bool {
+    pub(super) fn is_child(&self) -> bool {
         self.variant == Variant::Differencing
     }
 
@@ -74,7 +73,7 @@ impl VmdkImage {
         check_range(&self.path, offset, len, self.total())
     }
 
-    fn require_writable(&self) -> Result<()> {
+    pub(super) fn require_writable(&self) -> Result<()> {
         match self.mode {
             OpenMode::ReadWrite => Ok(()),
             OpenMode::ReadOnly => Err(Error::ReadOnly {
@@ -106,35 +105,42 @@ impl VmdkImage {
         parts
     }
 
-    fn put_descriptor(&self, descriptor: &Descriptor) -> Result<()> {
-        let mut text = descriptor.text().into_bytes();
+    /// Replaces the descriptor, in the file and here. Only sectors that differ are written, so that
+    /// a power cut cannot hurt the others.
+    pub(super) fn put_descriptor(&mut self, descriptor: Descriptor) -> Result<()> {
         let too_long = || Error::unsupported(&self.path, "the descriptor has no room for this");
-        match &self.home {
-            Home::Embedded(at, room) => {
-                if text.len() as u64 > *room {
-                    return Err(too_long());
-                }
-                text.resize(*room as usize, 0);
-                let Some(Kind::Sparse(extent)) = self.extents.first().map(|e| &e.kind) else {
-                    return Err(too_long());
-                };
-                extent.file.write(*at, &text)?;
-                extent.file.sync()
-            }
-            Home::File(file) => {
-                if text.len() as u64 > MAX_LEN {
-                    return Err(too_long());
-                }
-                file.write(0, &text)?;
-                file.set_len(text.len() as u64)?;
-                file.sync()
-            }
+        let (file, at, room) = match (&self.home, self.extents.first().map(|e| &e.kind)) {
+            (Home::File(file), _) => (file, 0, file.len()?),
+            (Home::Embedded(at, room), Some(Kind::Sparse(extent))) => (&extent.file, *at, *room),
+            (Home::Embedded(..), _) => return Err(too_long()),
+        };
+        let mut new = descriptor.encode();
+        let len = new.len() as u64;
+        let embedded = matches!(self.home, Home::Embedded(..));
+        if len > if embedded { room } else { MAX_LEN } {
+            return Err(too_long());
         }
+        new.resize(len.max(room) as usize, 0);
+        let mut old = vec![0; new.len()];
+        file.read_padded(at, &mut old)?;
+        let mut offset = at;
+        for (old, new) in old.chunks(SECTOR as usize).zip(new.chunks(SECTOR as usize)) {
+            if old != new {
+                file.write(offset, new)?;
+            }
+            offset += SECTOR;
+        }
+        if !embedded {
+            file.set_len(len)?;
+        }
+        file.sync()?;
+        self.descriptor = descriptor;
+        Ok(())
     }
 
     /// Must come before the first change of a session, so that no child takes the image for what
     /// it was.
-    fn announce(&mut self) -> Result<()> {
+    pub(super) fn announce(&mut self) -> Result<()> {
         self.require_writable()?;
         if self.announced {
             return Ok(());
@@ -146,8 +152,7 @@ impl VmdkImage {
         meta.modification = meta.uuid.map(|_| modification);
         meta.cid = Some(new_cid(modification));
         descriptor.set_meta(&meta);
-        self.put_descriptor(&descriptor)?;
-        self.descriptor = descriptor;
+        self.put_descriptor(descriptor)?;
         self.announced = true;
         Ok(())
     }
@@ -166,7 +171,7 @@ impl VmdkImage {
         }
     }
 
-    fn read_only_extent(&self) -> Error {
+    pub(super) fn read_only_extent(&self) -> Error {
         Error::unsupported(&self.path, "this part of the disk can only be read")
     }
 }
@@ -245,9 +250,7 @@ impl Image for VmdkImage {
         }
         let mut descriptor = self.descriptor.clone();
         descriptor.set_meta(meta);
-        self.put_descriptor(&descriptor)?;
-        self.descriptor = descriptor;
-        Ok(())
+        self.put_descriptor(descriptor)
     }
 
     fn run_at(&self, offset: u64, len: u64) -> Result<Run> {
@@ -350,42 +353,8 @@ impl Image for VmdkImage {
         Ok(())
     }
 
-    /// As in VirtualBox, only a flat image in one piece can grow.
     fn resize(&mut self, size: u64, progress: &mut Progress<'_>) -> Result<()> {
-        self.require_writable()?;
-        let old = self.total();
-        if size < old || !size.is_multiple_of(SECTOR) {
-            return Err(Error::unsupported(
-                &self.path,
-                format!("cannot resize from {old} to {size} bytes: a disk can only grow, by whole sectors"),
-            ));
-        }
-        if size == old {
-            return progress.report(1, 1);
-        }
-        let lines = self.descriptor.extents(&self.path)?;
-        let flat = matches!(lines.as_slice(), [line] if line.kind == ExtentKind::Flat(0));
-        if !flat || self.layout == Layout::RawDisk {
-            return Err(Error::unsupported(
-                &self.path,
-                "only flat VMDK images in one piece can be resized: clone it to another format first",
-            ));
-        }
-        self.announce()?;
-        if let Some(Kind::Flat(file, _)) = self.extents.first().map(|e| &e.kind) {
-            // A resize that did not come to its end may have left something behind.
-            file.set_len(old)?;
-            file.allocate(old, size - old)?;
-            file.sync()?;
-        }
-        let mut descriptor = self.descriptor.clone();
-        descriptor.resize_extent(size / SECTOR);
-        self.put_descriptor(&descriptor)?;
-        self.descriptor = descriptor;
-        if let Some(extent) = self.extents.first_mut() {
-            extent.len = size;
-        }
-        progress.report(1, 1)
+        self.grow(size, progress)
     }
 
     fn compact(&mut self, _progress: &mut Progress<'_>) -> Result<()> {
@@ -403,7 +372,7 @@ impl Image for VmdkImage {
                 continue;
             };
             report.allocated += sparse.allocated();
-            if !sparse.copies_agree()? {
+            if !sparse.stale_copies()?.is_empty() {
                 report.notes.push(format!(
                     "the two sets of grain tables of '{}' differ",
                     sparse.file.path().display()

@@ -12,11 +12,16 @@
 //! Only a raw disk's descriptor may name something else by its absolute path, and that must be a
 //! block device.
 //!
+//! Stream-optimised images are written once, in rising order, and completed by the first flush;
+//! after that they are read only.
+//!
 //! Not here: the sparse extents of VMware's servers (`vmfsSparse`), writing into extents of
 //! compressed grains, version 4.
 
 mod create;
 mod descriptor;
+mod grow;
+mod header;
 mod image;
 mod sparse;
 mod stream;
@@ -45,13 +50,13 @@ use descriptor::ExtentKind;
 use descriptor::ExtentLine;
 use descriptor::MAX_LEN;
 use descriptor::is_descriptor;
+use header::MAGIC;
+use header::read_header;
 use image::Extent;
 use image::Home;
 use image::Kind;
 use image::VmdkImage;
-use sparse::MAGIC;
 use sparse::SparseExtent;
-use sparse::read_header;
 
 pub struct Vmdk;
 
@@ -195,16 +200,19 @@ fn read_descriptor(file: &HostFile) -> Result<(Descriptor, Option<(u64, u64)>)> 
 
 /// The file of an extent, beside the descriptor; `None` for names that are not plain.
 fn beside(path: &Path, name: &str) -> Option<PathBuf> {
-    let plain = !name.is_empty()
-        && !name.contains(['/', '\\', '\0'])
-        && ![".", ".."].contains(&name);
+    let plain =
+        !name.is_empty() && !name.contains(['/', '\\', '\0']) && ![".", ".."].contains(&name);
     let file = path.with_file_name(name);
     // An extent that calls itself by the descriptor's name would be opened without end.
     (plain && file != path).then_some(file)
 }
 
-/// Opens the file of an extent, with the same rights as the image.
+/// Opens the file of an extent, for no more than the image and the line say.
 fn open_extent(path: &Path, line: &ExtentLine, mode: OpenMode, layout: Layout) -> Result<HostFile> {
+    let mode = match line.writable {
+        true => mode,
+        false => OpenMode::ReadOnly,
+    };
     if let Some(file) = beside(path, &line.name) {
         return HostFile::open(&file, mode);
     }
@@ -239,7 +247,9 @@ fn open(file: HostFile) -> Result<VmdkImage> {
         None => (Home::File(file), None),
     };
     if own.is_some() && !matches!(lines.as_slice(), [line] if line.kind == ExtentKind::Sparse) {
-        return Err(bad("a descriptor inside an extent must describe that".into()));
+        return Err(bad(
+            "a descriptor inside an extent must describe that".into()
+        ));
     }
     for line in &lines {
         let len = line.sectors * SECTOR;

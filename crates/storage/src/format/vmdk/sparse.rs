@@ -4,7 +4,6 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io::Read;
-use std::path::Path;
 
 use crate::Error;
 use crate::Result;
@@ -13,22 +12,17 @@ use crate::SECTOR;
 use crate::bytes;
 use crate::bytes::le32;
 use crate::bytes::le64;
-use crate::bytes::put;
 use crate::host::HostFile;
 use crate::zero::is_zero;
 
+use super::header::AT_END;
+use super::header::FLAG_REDUNDANT;
+use super::header::FLAG_ZERO_GRAINS;
+use super::header::GRAIN;
+use super::header::Header;
+use super::header::UNCLEAN_AT;
+use super::header::read_header;
 use super::stream::Stream;
-
-pub(super) const MAGIC: &[u8; 4] = b"KDMV";
-pub(super) const HEADER_LEN: usize = SECTOR as usize;
-
-/// Grains of new images.
-pub(super) const GRAIN: u64 = 64 << 10;
-/// Entries per grain table.
-pub(super) const PER_TABLE: u32 = 512;
-
-/// Value of the directory's offset in a header that leaves it to the footer.
-pub(super) const AT_END: u64 = u64::MAX;
 
 /// The file grows by this many grains at a time.
 const GROW_GRAINS: u64 = 128;
@@ -36,200 +30,24 @@ const GROW_GRAINS: u64 = 128;
 /// Grain tables of a differencing image that wait in memory for a flush.
 const PENDING: usize = 32;
 
-/// Directory entries that are believed; with the usual grains, 4 TiB and 64 MiB of tables.
-const MAX_TABLES: u64 = 128 << 10;
-
-const FLAG_NEWLINES: u32 = 1;
-const FLAG_REDUNDANT: u32 = 2;
-const FLAG_ZERO_GRAINS: u32 = 4;
-const FLAG_COMPRESSED: u32 = 0x1_0000;
-const FLAG_MARKERS: u32 = 0x2_0000;
-
-/// Offset of the byte that says that a writer did not come to its end.
-const UNCLEAN_AT: u64 = 72;
-
-#[derive(Debug, Clone)]
-pub(super) struct Header {
-    pub flags: u32,
-    /// Sectors of the disk that the extent holds.
-    pub capacity: u64,
-    /// Bytes of a grain.
-    pub grain: u64,
-    /// First sector and number of sectors of the descriptor; zeros without one.
-    pub descriptor: (u64, u64),
-    pub per_table: u32,
-    /// First sectors of the two directories; the first may be zero.
-    pub redundant_at: u64,
-    pub directory_at: u64,
-    /// Sectors before the first grain.
-    pub overhead: u64,
-}
-
-impl Header {
-    pub(super) fn parse(path: &Path, raw: &[u8; HEADER_LEN], at: u64) -> Result<Self> {
-        let bad = |offset: u64, what: String| Error::corrupt(path, "VMDK", at + offset, what);
-        if !raw.starts_with(MAGIC) {
-            return Err(bad(0, "the header of the extent is missing".into()));
-        }
-        let version = le32(raw, 4);
-        if !(1..=3).contains(&version) {
-            return Err(Error::unsupported(
-                path,
-                format!("VMDK version {version} is not supported"),
-            ));
-        }
-        let this = Self {
-            flags: le32(raw, 8),
-            capacity: le64(raw, 12),
-            grain: le64(raw, 20).saturating_mul(SECTOR),
-            descriptor: (le64(raw, 28), le64(raw, 36)),
-            per_table: le32(raw, 44),
-            redundant_at: le64(raw, 48),
-            directory_at: le64(raw, 56),
-            overhead: le64(raw, 64),
-        };
-        if this.flags & FLAG_NEWLINES != 0 && raw[73..77] != *b"\n \r\n" {
-            return Err(bad(
-                73,
-                "the line ends were converted: the file was transferred as text".into(),
-            ));
-        }
-        if !this.grain.is_power_of_two() || !(4096..=4 << 20).contains(&this.grain) {
-            return Err(bad(20, format!("{} bytes is not a grain size", this.grain)));
-        }
-        if !this.per_table.is_power_of_two() || !(64..=4096).contains(&this.per_table) {
-            return Err(bad(44, format!("{} grains are no table", this.per_table)));
-        }
-        if this.capacity == 0 || this.capacity > 1 << 41 || this.tables() > MAX_TABLES {
-            return Err(bad(12, format!("{} sectors are no extent", this.capacity)));
-        }
-        let compressed = this.flags & FLAG_COMPRESSED != 0;
-        if compressed && (this.flags & FLAG_MARKERS == 0 || raw[77..79] != [1, 0]) {
-            return Err(Error::unsupported(
-                path,
-                "only compression by deflate, with markers, is supported",
-            ));
-        }
-        Ok(this)
-    }
-
-    pub(super) fn encode(&self) -> [u8; HEADER_LEN] {
-        let mut raw = [0; HEADER_LEN];
-        let compressed = self.flags & FLAG_COMPRESSED != 0;
-        put(&mut raw, 0, MAGIC);
-        let version: u32 = if compressed { 3 } else { 1 };
-        put(&mut raw, 4, &version.to_le_bytes());
-        put(&mut raw, 8, &self.flags.to_le_bytes());
-        put(&mut raw, 12, &self.capacity.to_le_bytes());
-        put(&mut raw, 20, &(self.grain / SECTOR).to_le_bytes());
-        put(&mut raw, 28, &self.descriptor.0.to_le_bytes());
-        put(&mut raw, 36, &self.descriptor.1.to_le_bytes());
-        put(&mut raw, 44, &self.per_table.to_le_bytes());
-        put(&mut raw, 48, &self.redundant_at.to_le_bytes());
-        put(&mut raw, 56, &self.directory_at.to_le_bytes());
-        put(&mut raw, 64, &self.overhead.to_le_bytes());
-        put(&mut raw, 73, b"\n \r\n");
-        put(&mut raw, 77, &u16::from(compressed).to_le_bytes());
-        raw
-    }
-
-    /// The header of a new extent, with room for a descriptor of some sectors.
-    pub(super) fn new(sectors: u64, descriptor_len: u64) -> Self {
-        let mut this = Self {
-            flags: FLAG_NEWLINES | FLAG_REDUNDANT,
-            capacity: sectors,
-            grain: GRAIN,
-            descriptor: (u64::from(descriptor_len > 0), descriptor_len),
-            per_table: PER_TABLE,
-            redundant_at: 1 + descriptor_len,
-            directory_at: 0,
-            overhead: 0,
-        };
-        let copy = this.directory_sectors() + this.tables() * this.table_sectors();
-        this.directory_at = this.redundant_at + copy;
-        this.overhead = (this.directory_at + copy).next_multiple_of(GRAIN / SECTOR);
-        this
-    }
-
-    pub(super) fn new_stream(sectors: u64, descriptor_len: u64) -> Self {
-        Self {
-            flags: FLAG_NEWLINES | FLAG_COMPRESSED | FLAG_MARKERS,
-            redundant_at: 0,
-            directory_at: AT_END,
-            overhead: GRAIN / SECTOR,
-            ..Self::new(sectors, descriptor_len)
-        }
-    }
-
-    pub(super) fn is_compressed(&self) -> bool {
-        self.flags & FLAG_COMPRESSED != 0
-    }
-
-    fn grains(&self) -> u64 {
-        (self.capacity * SECTOR).div_ceil(self.grain)
-    }
-
-    pub(super) fn tables(&self) -> u64 {
-        self.grains().div_ceil(self.per_table.into())
-    }
-
-    pub(super) fn table_sectors(&self) -> u64 {
-        (4 * u64::from(self.per_table)).div_ceil(SECTOR)
-    }
-
-    fn directory_sectors(&self) -> u64 {
-        (4 * self.tables()).div_ceil(SECTOR)
-    }
-}
-
-pub(super) fn read_header(file: &HostFile, at: u64) -> Result<Header> {
-    let len = file.len()?;
-    if len < at + HEADER_LEN as u64 {
-        return Err(Error::corrupt(
-            file.path(),
-            "VMDK",
-            at,
-            format!("the file has {len} bytes, which is less than a header"),
-        ));
-    }
-    let mut raw = [0; HEADER_LEN];
-    file.read(at, &mut raw)?;
-    Header::parse(file.path(), &raw, at)
-}
-
-/// Writes the header and empty tables of a new extent; the header is what makes it one.
-pub(super) fn write_new(file: &HostFile, header: &Header) -> Result<()> {
-    file.set_len(header.overhead * SECTOR)?;
-    let directory_len = header.directory_sectors();
-    if !header.is_compressed() {
-        for at in [header.redundant_at, header.directory_at] {
-            let first = at + directory_len;
-            let raw: Vec<u8> = (0..header.tables())
-                .flat_map(|i| ((first + i * header.table_sectors()) as u32).to_le_bytes())
-                .collect();
-            file.write(at * SECTOR, &raw)?;
-        }
-    }
-    file.write(0, &header.encode())?;
-    file.sync()
-}
-
 pub(super) struct SparseExtent {
     pub(super) file: HostFile,
     pub(super) header: Header,
     /// First sector of each grain table, 0 where there is none.
-    directory: Vec<u32>,
-    redundant: Option<Vec<u32>>,
+    pub(super) directory: Vec<u32>,
+    pub(super) redundant: Option<Vec<u32>>,
     /// The grain tables: first sectors of grains.
     pub(super) tables: Vec<Option<Vec<u32>>>,
     /// File offset after everything in use.
     pub(super) next: u64,
     /// File offset up to which the file is known to be zero from `next` on, even after a power
     /// cut.
-    tail: Option<u64>,
+    pub(super) tail: Option<u64>,
     /// Tables that the file does not have as they are here.
     dirty: BTreeSet<u32>,
     marked_unclean: bool,
+    /// The last writer did not come to its end: the copies of the tables may be older.
+    was_unclean: bool,
     /// The compressed grain that was read last.
     cache: RefCell<Option<(u64, Vec<u8>)>>,
     /// What a stream that is being written still has to write.
@@ -237,7 +55,7 @@ pub(super) struct SparseExtent {
 }
 
 /// Where a grain is.
-enum Place {
+pub(super) enum Place {
     Absent,
     Zero,
     At(u64),
@@ -261,6 +79,8 @@ impl SparseExtent {
             header.directory_at = footer.directory_at;
             header.redundant_at = 0;
         }
+        let mut unclean = [0];
+        file.read_padded(UNCLEAN_AT, &mut unclean)?;
         let directory = read_sectors(&file, header.directory_at, header.tables())?;
         let has_copy = header.flags & FLAG_REDUNDANT != 0
             && header.redundant_at != 0
@@ -277,6 +97,7 @@ impl SparseExtent {
             redundant,
             dirty: BTreeSet::new(),
             marked_unclean: false,
+            was_unclean: unclean != [0],
             cache: RefCell::new(None),
             stream: None,
             header,
@@ -297,6 +118,7 @@ impl SparseExtent {
             redundant: None,
             dirty: BTreeSet::new(),
             marked_unclean: false,
+            was_unclean: false,
             cache: RefCell::new(None),
             stream: Some(Stream::default()),
             header,
@@ -309,7 +131,12 @@ impl SparseExtent {
         let len = self.file.len()?;
         let header = &self.header;
         let bad = |sector: u64, what: String| {
-            Error::corrupt(self.file.path(), "VMDK", sector.saturating_mul(SECTOR), what)
+            Error::corrupt(
+                self.file.path(),
+                "VMDK",
+                sector.saturating_mul(SECTOR),
+                what,
+            )
         };
         // First sector and number of sectors of everything.
         let mut owners: Vec<(u64, u64)> = vec![(0, 1), header.descriptor];
@@ -327,15 +154,18 @@ impl SparseExtent {
         for &sector in &self.directory {
             self.tables.push(match sector {
                 0 => None,
-                _ => Some(read_sectors(&self.file, sector.into(), header.per_table.into())?),
+                _ => Some(read_sectors(
+                    &self.file,
+                    sector.into(),
+                    header.per_table.into(),
+                )?),
             });
         }
         let zero_grains = header.flags & FLAG_ZERO_GRAINS != 0;
         let grain_sectors = header.grain / SECTOR;
-        for (grain, entry) in (0..).zip(self.tables.iter().flat_map(|table| match table {
-            Some(table) => table.clone(),
-            None => vec![0; header.per_table as usize],
-        })) {
+        let tables = (0..).step_by(header.per_table as usize).zip(&self.tables);
+        let entries = tables.flat_map(|(first, table)| (first..).zip(table.iter().flatten()));
+        for (grain, &entry) in entries {
             if entry == 0 || (entry == 1 && zero_grains) {
                 continue;
             }
@@ -345,7 +175,10 @@ impl SparseExtent {
                 false => grain_sectors.min(header.capacity.saturating_sub(grain * grain_sectors)),
             };
             if sectors == 0 {
-                return Err(bad(entry.into(), format!("grain {grain} is beyond the disk")));
+                return Err(bad(
+                    entry.into(),
+                    format!("grain {grain} is beyond the disk"),
+                ));
             }
             owners.push((entry.into(), sectors));
         }
@@ -359,7 +192,7 @@ impl SparseExtent {
         Ok(())
     }
 
-    fn place(&self, grain: u64) -> Place {
+    pub(super) fn place(&self, grain: u64) -> Place {
         let per_table = u64::from(self.header.per_table);
         let table = self.tables.get((grain / per_table) as usize);
         let table = table.and_then(|t| t.as_ref());
@@ -434,7 +267,12 @@ impl SparseExtent {
 
     fn inflate(&self, grain: u64, at: u64) -> Result<Vec<u8>> {
         let bad = |what: &str| {
-            Error::corrupt(self.file.path(), "VMDK", at, format!("grain {grain}: {what}"))
+            Error::corrupt(
+                self.file.path(),
+                "VMDK",
+                at,
+                format!("grain {grain}: {what}"),
+            )
         };
         let mut marker = [0; 12];
         self.file.read_padded(at, &mut marker)?;
@@ -456,7 +294,7 @@ impl SparseExtent {
         Ok(data)
     }
 
-    fn require_uncompressed(&self) -> Result<()> {
+    pub(super) fn require_uncompressed(&self) -> Result<()> {
         match self.header.is_compressed() {
             true => Err(Error::ReadOnly {
                 path: self.file.path().to_path_buf(),
@@ -465,13 +303,34 @@ impl SparseExtent {
         }
     }
 
-    /// Before the first change: says in the header that there is a writer.
-    fn mark_unclean(&mut self) -> Result<()> {
-        if !self.marked_unclean {
-            self.file.write(UNCLEAN_AT, &[1])?;
-            self.marked_unclean = true;
+    /// Before the first change: says in the header that there is a writer, and puts the copies of
+    /// the tables right where the last one could not.
+    pub(super) fn mark_unclean(&mut self) -> Result<()> {
+        if self.marked_unclean {
+            return Ok(());
         }
+        self.file.write(UNCLEAN_AT, &[1])?;
+        if self.was_unclean {
+            for index in self.stale_copies()? {
+                self.write_copy(index)?;
+            }
+            self.was_unclean = false;
+        }
+        self.marked_unclean = true;
         Ok(())
+    }
+
+    fn raw_table(&self, index: usize) -> Option<Vec<u8>> {
+        let table = self.tables.get(index)?.as_ref()?;
+        Some(table.iter().flat_map(|e| e.to_le_bytes()).collect())
+    }
+
+    fn write_copy(&self, index: usize) -> Result<()> {
+        let sector = self.redundant.as_ref().and_then(|r| r.get(index)).copied();
+        match (sector.filter(|s| *s != 0), self.raw_table(index)) {
+            (Some(sector), Some(raw)) => self.file.write(u64::from(sector) * SECTOR, &raw),
+            _ => Ok(()),
+        }
     }
 
     /// Writes inside the extent. In a child, absent grains must be written whole.
@@ -489,10 +348,7 @@ impl SparseExtent {
                 Place::Absent | Place::Zero if !child && is_zero(piece) => {}
                 place => {
                     let start = grain * self.header.grain;
-                    let whole = self
-                        .header
-                        .grain
-                        .min(self.header.capacity * SECTOR - start);
+                    let whole = self.header.grain.min(self.header.capacity * SECTOR - start);
                     if child && matches!(place, Place::Absent) && len < whole {
                         return Err(Error::invalid(
                             self.file.path(),
@@ -511,7 +367,7 @@ impl SparseExtent {
         Ok(())
     }
 
-    fn allocate(&mut self, grain: u64, within: u64, data: &[u8]) -> Result<()> {
+    pub(super) fn allocate(&mut self, grain: u64, within: u64, data: &[u8]) -> Result<()> {
         let full = || Error::unsupported(self.file.path(), "the image is full");
         let sector = u32::try_from(self.next / SECTOR).map_err(|_| full())?;
         let per_table = u64::from(self.header.per_table);
@@ -566,13 +422,10 @@ impl SparseExtent {
         }
         while let Some(&index) = self.dirty.first() {
             let i = index as usize;
-            if let Some(Some(table)) = self.tables.get(i) {
-                let raw: Vec<u8> = table.iter().flat_map(|e| e.to_le_bytes()).collect();
-                let copy = self.redundant.as_ref().and_then(|r| r.get(i)).copied();
-                let places = [copy.unwrap_or(0), self.directory[i]];
-                for sector in places.into_iter().filter(|sector| *sector != 0) {
-                    self.file.write(u64::from(sector) * SECTOR, &raw)?;
-                }
+            self.write_copy(i)?;
+            let sector = self.directory.get(i).copied().unwrap_or(0);
+            if let (Some(raw), 1..) = (self.raw_table(i), sector) {
+                self.file.write(u64::from(sector) * SECTOR, &raw)?;
             }
             self.dirty.remove(&index);
         }
@@ -596,7 +449,11 @@ impl SparseExtent {
                     zeros.resize(part as usize, 0);
                     self.write(offset, &zeros, child)?;
                 }
-                Place::Absent if self.stream.as_ref().is_none_or(|s| s.data_of(grain).is_none()) => {}
+                Place::Absent
+                    if self
+                        .stream
+                        .as_ref()
+                        .is_none_or(|s| s.data_of(grain).is_none()) => {}
                 Place::Zero => {}
                 _ => {
                     zeros.resize(part as usize, 0);
@@ -628,21 +485,20 @@ impl SparseExtent {
         entries.filter(|entry| **entry != 0).count() as u64
     }
 
-    /// Whether the two sets of tables in the file are the same.
-    pub(super) fn copies_agree(&self) -> Result<bool> {
-        let Some(redundant) = &self.redundant else {
-            return Ok(true);
-        };
-        for (index, (&sector, table)) in redundant.iter().zip(&self.tables).enumerate() {
+    /// Which tables have a copy in the file that is not the same.
+    pub(super) fn stale_copies(&self) -> Result<Vec<usize>> {
+        let copies = self.redundant.iter().flatten().zip(&self.tables);
+        let mut stale = Vec::new();
+        for (index, (&sector, table)) in copies.enumerate() {
             let Some(table) = table.as_ref().filter(|_| sector != 0) else {
                 continue;
             };
             let waiting = self.dirty.contains(&(index as u32));
             if !waiting && read_sectors(&self.file, sector.into(), table.len() as u64)? != *table {
-                return Ok(false);
+                stale.push(index);
             }
         }
-        Ok(true)
+        Ok(stale)
     }
 }
 
@@ -651,7 +507,12 @@ fn read_sectors(file: &HostFile, sector: u64, count: u64) -> Result<Vec<u32>> {
     let at = sector.checked_mul(SECTOR);
     let end = at.and_then(|at| at.checked_add(4 * count));
     let (Some(at), Some(end)) = (at, end) else {
-        return Err(Error::corrupt(file.path(), "VMDK", 0, "a table has no place"));
+        return Err(Error::corrupt(
+            file.path(),
+            "VMDK",
+            0,
+            "a table has no place",
+        ));
     };
     let len = file.len()?;
     if end > len {
