@@ -339,11 +339,12 @@ fn random_sequences_match_the_host() {
         let _ = guest.run(&layout::Start::default());
     }
     let mut host = host::Host::new();
+    let mut first_data = vec![0; DATA_SIZE];
     host.write_code(0, &[0xf4; layout::CODE_SIZE]);
     let mut generator = Generator::new();
     let mut done: HashMap<u32, HashSet<Code>> = HashMap::new();
     let mut vectors = [0u64; 32];
-    let (mut late, mut wrong) = (0, 0);
+    let (mut late, mut wrong, mut unsteady) = (0, 0, 0);
     let mut data = vec![0; DATA_SIZE];
     let mut engine_data = vec![0; DATA_SIZE];
     let mut worst: HashMap<String, u32> = HashMap::new();
@@ -384,6 +385,18 @@ fn random_sequences_match_the_host() {
                     .filter(|_| !excused(&s, &native, &engine))
             }
         };
+        // The host's kernel may have switched tasks half way, which changes null selectors that the
+        // sequence then stores: what counts as native is what comes again.
+        let report = report.filter(|_| {
+            first_data.copy_from_slice(host.data());
+            host.data().copy_from_slice(&data);
+            host.run(&s.start).is_some_and(|mut again| {
+                normalise(&mut again, &s, strict);
+                let same = difference(&s, &native, &again, &first_data, host.data()).is_none();
+                unsteady += u64::from(!same);
+                same
+            })
+        });
         if let Some(report) = report {
             let text = format!("seed {seed}, {} bits\n{}{report}", s.bits, listing(&s));
             assert!(keep, "{text}");
@@ -398,7 +411,9 @@ fn random_sequences_match_the_host() {
         host.write_code(s.at, &ends);
         guest.write_code(s.at, &ends);
     }
-    println!("{count} sequences, {wrong} differ, {late} took too long; by vector:");
+    println!(
+        "{count} sequences, {wrong} differ, {late} took too long, {unsteady} came out otherwise a second time; by vector:"
+    );
     for (v, n) in vectors.iter().enumerate().filter(|(_, n)| **n != 0) {
         println!("  {v}: {n}");
     }
@@ -416,5 +431,9 @@ fn random_sequences_match_the_host() {
         }
     }
     assert_eq!(wrong, 0);
+    assert!(
+        unsteady <= 1 + count / 1_000_000,
+        "{unsteady} differ natively"
+    );
     assert!(late * 100 <= count, "{late} took too long");
 }

@@ -1260,9 +1260,12 @@ impl Draw<'_> {
                     && i.len() == rest.len()
                     && !matches!(i.mnemonic(), M::Verr | M::Verw | M::Lsl)
             };
+        // Its target was chosen for its length: it would lead into itself, where no one has looked
+        // whether flags that are undefined get read.
+        let own = insn.is_jmp_near_indirect() || insn.is_call_near_indirect();
         // With REX.B it is an exchange for some.
         let pause = insn.mnemonic() == M::Pause;
-        (same && codes::harmless(&insn) && !pause || lock).then_some(())
+        (same && codes::harmless(&insn) && !pause && !own || lock).then_some(())
     }
 }
 
