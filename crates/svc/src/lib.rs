@@ -4,6 +4,7 @@
 //! object is a thin handle (service, UUID, part) made anew for each call by `space`, so nothing
 //! has to be kept in step. `forward` leads to VM processes.
 
+mod appliance;
 mod conv;
 mod cpuprofile;
 mod forward;

@@ -38,7 +38,8 @@ fn machine_id(reference: &ObjRef) -> Option<Uuid> {
 }
 
 impl VirtualBoxObject {
-    fn compose(&self, name: &str, group: &str, base: &str) -> api::Result<PathBuf> {
+    /// The settings file of a machine of that name, by default below the machine folder.
+    pub fn compose(&self, name: &str, group: &str, base: &str) -> api::Result<PathBuf> {
         check_name(name)?;
         let group = checked_groups(vec![group.to_owned()])?.remove(0);
         let base = match base {
@@ -385,6 +386,11 @@ impl server::IVirtualBox for VirtualBoxObject {
 
     fn find_machine(&self, _cx: &Call, name_or_id: String) -> api::Result<ObjRef> {
         self.find(&name_or_id).map(machine_path)
+    }
+
+    fn create_appliance(&self, cx: &Call) -> api::Result<ObjRef> {
+        let appliance = crate::appliance::ApplianceObject::new(self.0.clone());
+        Ok(cx.export(Arc::new(appliance)))
     }
 
     fn create_medium(

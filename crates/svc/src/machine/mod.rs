@@ -9,6 +9,7 @@ pub mod snapshots;
 mod storage;
 
 pub use locking::{check_name, name_is_free, register_path};
+pub use snapshots::commit;
 
 use crate::conv::{self, FromModel, ToModel, invalid};
 use crate::view::{View, When};
@@ -859,6 +860,10 @@ impl server::IMachine for MachineObject {
     ) -> api::Result<ObjRef> {
         let progress = self.clone_into(&target, mode, &options)?;
         Ok(cx.export(progress))
+    }
+    fn export_to(&self, cx: &Call, appliance: ObjRef, location: String) -> api::Result<ObjRef> {
+        let machine = self.get(Machine::clone)?;
+        crate::appliance::add(cx, &appliance, &machine, &location)
     }
     fn restore_snapshot(&self, cx: &Call, snapshot: ObjRef) -> api::Result<ObjRef> {
         self.restore(&snapshot).map(|p| cx.export(p))

@@ -10,9 +10,11 @@ mod createmedium;
 mod createvm;
 mod debugvm;
 mod discardstate;
+mod export;
 mod extradata;
 mod guestproperty;
 pub mod help;
+mod import;
 mod list;
 mod mediumproperty;
 mod modifymedium;
@@ -58,8 +60,8 @@ pub const COMMANDS: &[&Command] = &[
     &not_yet("encryptvm"),
     &not_yet("cloud"),
     &not_yet("cloudprofile"),
-    &not_yet("import"),
-    &not_yet("export"),
+    &import::COMMAND,
+    &export::COMMAND,
     &not_yet("signova"),
     &startvm::COMMAND,
     &controlvm::COMMAND,

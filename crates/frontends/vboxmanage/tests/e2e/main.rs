@@ -1,5 +1,6 @@
 //! `VBoxManage` against a real service, each test with a configuration of its own.
 
+mod appliances;
 mod common;
 mod sessions;
 mod vagrant;
