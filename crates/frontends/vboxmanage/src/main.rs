@@ -224,11 +224,11 @@ mod tests {
 
     #[test]
     fn commands_without_a_room_say_so() {
-        let (code, out, err) = said(&["export", "x"]);
+        let (code, out, err) = said(&["unattended", "x"]);
         assert_eq!((code, out.as_str()), (1, ""));
         assert_eq!(
             err,
-            "VBoxManage: error: The command 'export' is not available in this version of Oxbox yet\n"
+            "VBoxManage: error: The command 'unattended' is not available in this version of Oxbox yet\n"
         );
     }
 
