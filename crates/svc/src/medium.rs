@@ -192,7 +192,8 @@ fn wanted_variant(flags: &[MediumVariant]) -> api::Result<(Variant, Layout)> {
             MediumVariant::Fixed => variant = Variant::Fixed,
             MediumVariant::VmdkSplit2G => layout = Layout::Split2G,
             MediumVariant::VmdkStreamOptimized => layout = Layout::StreamOptimized,
-            MediumVariant::VmdkESX => layout = Layout::Esx,
+            // There are no others for these servers.
+            MediumVariant::VmdkESX => (variant, layout) = (Variant::Fixed, Layout::Esx),
             other => {
                 return Err(Error::new(
                     ResultCode::VBOX_E_NOT_SUPPORTED,

@@ -97,7 +97,8 @@ fn variant(given: &Given) -> Result<(Variant, Layout)> {
             MediumVariant::Fixed => variant = Variant::Fixed,
             MediumVariant::VmdkSplit2G => layout = Layout::Split2G,
             MediumVariant::VmdkStreamOptimized => layout = Layout::StreamOptimized,
-            MediumVariant::VmdkESX => layout = Layout::Esx,
+            // There are no others for these servers.
+            MediumVariant::VmdkESX => (variant, layout) = (Variant::Fixed, Layout::Esx),
             _ => {
                 return Err(Failure::message(format!(
                     "The medium variant '{}' is not available in this version of Oxbox yet",

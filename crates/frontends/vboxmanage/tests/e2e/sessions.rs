@@ -674,7 +674,7 @@ fn a_response_file_and_what_is_not_there_yet() {
         (1, "This machine does not have any snapshots\n")
     );
     for line in [
-        &["export", "two words", "-o", "x.ova"][..],
+        &["unattended", "install", "two words", "--iso", "x.iso"][..],
         &["controlvm", "two words", "usbattach", "x"],
         &["modifyvm", "two words", "--pciattach", "1:0.0"],
     ] {
