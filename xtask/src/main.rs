@@ -1,6 +1,7 @@
-//! Development tasks: `cargo run -p xtask -- gen-api`.
+//! Development tasks: `cargo run -p xtask -- gen-api` and `gen-docs`.
 
 mod gen_api;
+mod gen_docs;
 mod idl;
 mod names;
 
@@ -15,6 +16,13 @@ fn root() -> Result<PathBuf> {
         .to_owned())
 }
 
+/// What `gen-docs` writes: paths below the root, and texts.
+fn documents(root: &Path) -> Result<Vec<(&'static str, String)>> {
+    let mut all = vboxmanage::documents();
+    all.push(("docs/api-coverage.md", gen_docs::document(root)?));
+    Ok(all)
+}
+
 fn main() -> Result<()> {
     match std::env::args().nth(1).as_deref() {
         Some("gen-api") => {
@@ -24,12 +32,36 @@ fn main() -> Result<()> {
             }
             Ok(())
         }
-        _ => bail!("usage: cargo run -p xtask -- gen-api"),
+        Some("gen-docs") => {
+            for (path, text) in documents(&root()?)? {
+                let path = root()?.join(path);
+                if let Some(folder) = path.parent() {
+                    std::fs::create_dir_all(folder)?;
+                }
+                std::fs::write(path, text)?;
+            }
+            Ok(())
+        }
+        _ => bail!("usage: cargo run -p xtask -- gen-api | gen-docs"),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    /// Tables and completions are committed; this fails when commands or interfaces went on without
+    /// them.
+    #[test]
+    fn generated_documents_are_current() {
+        let root = super::root().expect("root");
+        for (path, text) in super::documents(&root).expect("documents") {
+            let committed = std::fs::read_to_string(root.join(path)).unwrap_or_default();
+            assert!(
+                committed == text,
+                "{path} is stale: run `cargo run -p xtask -- gen-docs`"
+            );
+        }
+    }
+
     /// Generated code is committed; this fails when the IDL or the generator went on without it.
     #[test]
     fn generated_code_is_current() {

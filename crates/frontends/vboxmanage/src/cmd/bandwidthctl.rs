@@ -1,6 +1,6 @@
 //! `bandwidthctl`.
 
-use super::Command;
+use super::{Command, form};
 use crate::args::{Arg, Args, Opt, flag, value};
 use crate::cx::Cx;
 use crate::error::{During, Failure, Result};
@@ -12,6 +12,10 @@ pub const COMMAND: Command = Command {
     name: "bandwidthctl",
     aliases: &[],
     usage,
+    forms: || {
+        let of = |word| form(word, OPTIONS);
+        ["add", "list", "remove", "set"].map(of).into()
+    },
     run: Some(run),
 };
 

@@ -1,6 +1,6 @@
 //! `clonevm`.
 
-use super::Command;
+use super::{Command, form};
 use crate::args::{Arg, Args, Opt, flag, value};
 use crate::cx::{Cx, absolute};
 use crate::error::{During, Failure, Result};
@@ -11,6 +11,7 @@ pub const COMMAND: Command = Command {
     name: "clonevm",
     aliases: &[],
     usage,
+    forms: || vec![form("", OPTIONS)],
     run: Some(run),
 };
 

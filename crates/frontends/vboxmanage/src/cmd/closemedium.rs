@@ -1,6 +1,6 @@
 //! `closemedium`.
 
-use super::Command;
+use super::{Command, form};
 use crate::args::{Arg, Args, Opt, flag};
 use crate::cx::Cx;
 use crate::error::{During, Failure, Result};
@@ -12,6 +12,7 @@ pub const COMMAND: Command = Command {
     usage: || {
         "  VBoxManage closemedium [disk | dvd | floppy] <UUID | filename> [--delete]\n".to_owned()
     },
+    forms: || vec![form("", OPTIONS)],
     run: Some(run),
 };
 

@@ -1,7 +1,7 @@
 //! `convertfromraw`, formerly `convertdd`: a raw image, from a file or standard input, becomes an
 //! image of another format. As in VirtualBox this needs no service: nothing is registered.
 
-use super::Command;
+use super::{Command, form};
 use crate::args::{Arg, Args, Given, Opt, parse_integer, value};
 use crate::cx::{Cx, absolute};
 use crate::error::{Failure, Result};
@@ -16,6 +16,7 @@ pub const COMMAND: Command = Command {
     name: "convertfromraw",
     aliases: &["convertdd"],
     usage,
+    forms: || vec![form("", OPTIONS)],
     run: Some(run),
 };
 

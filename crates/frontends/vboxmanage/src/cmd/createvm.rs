@@ -1,6 +1,6 @@
 //! `createvm`.
 
-use super::Command;
+use super::{Command, form};
 use crate::args::{Arg, Args, Opt, flag, value};
 use crate::cx::{Cx, absolute};
 use crate::error::{During, Failure, Result};
@@ -9,6 +9,7 @@ pub const COMMAND: Command = Command {
     name: "createvm",
     aliases: &[],
     usage,
+    forms: || vec![form("", OPTIONS).without(&["--cipher", "--password", "--password-id"])],
     run: Some(run),
 };
 

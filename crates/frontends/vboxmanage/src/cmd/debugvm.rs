@@ -1,6 +1,6 @@
 //! `debugvm`: a look into a running machine.
 
-use super::Command;
+use super::{Command, form};
 use crate::args::{Arg, Args, Opt, flag, value};
 use crate::cx::{Cx, absolute};
 use crate::error::{During, Failure, Result};
@@ -11,6 +11,7 @@ pub const COMMAND: Command = Command {
     name: "debugvm",
     aliases: &[],
     usage,
+    forms: || ACTIONS.iter().map(|word| form(word, OPTIONS)).collect(),
     run: Some(run),
 };
 

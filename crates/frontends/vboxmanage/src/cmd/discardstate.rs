@@ -10,6 +10,7 @@ pub const COMMAND: Command = Command {
     name: "discardstate",
     aliases: &[],
     usage: || "  VBoxManage discardstate <uuid | vmname>\n".to_owned(),
+    forms: super::plain,
     run: Some(run),
 };
 

@@ -10,6 +10,7 @@ pub const SET: Command = Command {
     name: "setextradata",
     aliases: &[],
     usage: || "  VBoxManage setextradata <global | uuid | vmname> <keyname> [value]\n".to_owned(),
+    forms: super::plain,
     run: Some(set),
 };
 
@@ -19,6 +20,7 @@ pub const GET: Command = Command {
     usage: || {
         "  VBoxManage getextradata <global | uuid | vmname> <keyname | enumerate>\n".to_owned()
     },
+    forms: super::plain,
     run: Some(get),
 };
 

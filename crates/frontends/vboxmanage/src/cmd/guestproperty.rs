@@ -1,6 +1,6 @@
 //! `guestproperty`.
 
-use super::Command;
+use super::{Command, Form, form};
 use crate::args::{Arg, Args, Opt, flag, value};
 use crate::cx::Cx;
 use crate::error::{During, Failure, Result};
@@ -15,6 +15,7 @@ pub const COMMAND: Command = Command {
     name: "guestproperty",
     aliases: &[],
     usage,
+    forms,
     run: Some(run),
 };
 
@@ -43,6 +44,17 @@ fn run(cx: &mut Cx<'_>, args: &mut Args) -> Result {
         "wait" => wait(cx, args),
         _ => Err(Failure::syntax(format!("Invalid parameter '{action}'"))),
     }
+}
+
+fn forms() -> Vec<Form> {
+    vec![
+        form("get", &[flag(&["--verbose", "-v"])]),
+        form("enumerate", ENUMERATE),
+        form("set", &[value(&["--flags"])]),
+        form("unset", &[]),
+        form("delete", &[]),
+        form("wait", WAIT),
+    ]
 }
 
 fn target(args: &mut Args) -> Result<(String, String)> {

@@ -4,6 +4,7 @@ use super::{COMMANDS, Command, find};
 use crate::args::Args;
 use crate::cx::Cx;
 use crate::error::{Failure, Result};
+use crate::reference;
 use crate::version::LOGO;
 
 /// `help [COMMAND]`.
@@ -12,11 +13,7 @@ pub fn run(cx: &mut Cx<'_>, args: &mut Args) -> Result {
         return print_overview(cx);
     };
     match find(&name) {
-        Some(command) if command.run.is_some() => print_usage(cx, command),
-        Some(command) => Err(Failure::message(format!(
-            "The command '{}' is not available in this version of Oxbox yet",
-            command.name
-        ))),
+        Some(command) => print_usage(cx, command),
         None => Err(Failure::syntax(format!("Invalid command '{name}'"))),
     }
 }
@@ -27,7 +24,16 @@ pub fn print_overview(cx: &mut Cx<'_>) -> Result {
 }
 
 pub fn print_usage(cx: &mut Cx<'_>, command: &Command) -> Result {
-    write!(cx.out, "{LOGO}Usage:\n\n{}", (command.usage)())?;
+    if command.run.is_some() {
+        write!(cx.out, "{LOGO}Usage:\n\n{}", (command.usage)())?;
+        return Ok(());
+    }
+    write!(
+        cx.out,
+        "{LOGO}Usage:\n\n{}\n  The command '{}' is not available in this version of Oxbox yet.\n",
+        reference::usage(command.name),
+        command.name
+    )?;
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! `mediumproperty`, formerly `hdproperty`.
 
-use super::Command;
+use super::{Command, form};
 use crate::args::Args;
 use crate::cx::Cx;
 use crate::error::{During, Failure, Result};
@@ -10,6 +10,7 @@ pub const COMMAND: Command = Command {
     name: "mediumproperty",
     aliases: &["hdproperty"],
     usage,
+    forms: || ["set", "get", "delete"].map(|word| form(word, &[])).into(),
     run: Some(run),
 };
 

@@ -33,6 +33,7 @@ mod unregistervm;
 use crate::args::Args;
 use crate::cx::Cx;
 use crate::error::Result;
+pub use crate::grammar::{Form, form, plain};
 
 /// What a command does with its arguments.
 pub type Run = fn(&mut Cx<'_>, &mut Args) -> Result;
@@ -43,6 +44,8 @@ pub struct Command {
     pub aliases: &'static [&'static str],
     /// Every form of its command line, one or more lines each.
     pub usage: fn() -> String,
+    /// Its forms and their options, as it parses them; none for one that is not there.
+    pub forms: fn() -> Vec<Form>,
     /// `None` for a command of VirtualBox whose room is not built yet.
     pub run: Option<Run>,
 }
@@ -107,6 +110,7 @@ const fn not_yet(name: &'static str) -> Command {
         name,
         aliases: &[],
         usage: String::new,
+        forms: Vec::new,
         run: None,
     }
 }

@@ -1,6 +1,6 @@
 //! `modifymedium`, formerly `modifyhd`.
 
-use super::Command;
+use super::{Command, form};
 use crate::args::{Arg, Args, Given, Opt, flag, value};
 use crate::cx::{Cx, absolute};
 use crate::error::{During, Failure, Result};
@@ -12,6 +12,7 @@ pub const COMMAND: Command = Command {
     name: "modifymedium",
     aliases: &["modifyhd", "modifyvdi"],
     usage,
+    forms: || vec![form("", OPTIONS)],
     run: Some(run),
 };
 

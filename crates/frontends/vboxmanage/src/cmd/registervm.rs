@@ -1,6 +1,6 @@
 //! `registervm`.
 
-use super::Command;
+use super::{Command, form};
 use crate::args::{Arg, Args, Opt, value};
 use crate::cx::{Cx, absolute};
 use crate::error::{During, Failure, Result};
@@ -9,6 +9,7 @@ pub const COMMAND: Command = Command {
     name: "registervm",
     aliases: &[],
     usage: || "  VBoxManage registervm <filename> [--password=file]\n".to_owned(),
+    forms: || vec![form("", OPTIONS)],
     run: Some(run),
 };
 

@@ -1,6 +1,6 @@
 //! `setproperty`: the user's preferences.
 
-use super::Command;
+use super::{Command, form};
 use crate::args::{Args, choose, on_off, parse_integer};
 use crate::cx::{Cx, absolute};
 use crate::error::{During, Failure, Result};
@@ -10,6 +10,7 @@ pub const COMMAND: Command = Command {
     name: "setproperty",
     aliases: &[],
     usage,
+    forms: || NAMES.iter().map(|word| form(word, &[])).collect(),
     run: Some(run),
 };
 

@@ -1,6 +1,6 @@
 //! `sharedfolder`.
 
-use super::Command;
+use super::{Command, form};
 use crate::args::{Arg, Args, Opt, flag, value};
 use crate::cx::{Cx, absolute};
 use crate::error::{During, Failure, Result};
@@ -10,6 +10,7 @@ pub const COMMAND: Command = Command {
     name: "sharedfolder",
     aliases: &[],
     usage,
+    forms: || ["add", "remove"].map(|word| form(word, OPTIONS)).into(),
     run: Some(run),
 };
 

@@ -10,6 +10,7 @@ pub const COMMAND: Command = Command {
     name: "showmediuminfo",
     aliases: &["showhdinfo", "showvdiinfo"],
     usage: || "  VBoxManage showmediuminfo [disk | dvd | floppy] <UUID | filename>\n".to_owned(),
+    forms: super::plain,
     run: Some(run),
 };
 

@@ -1,6 +1,6 @@
 //! `snapshot`.
 
-use super::Command;
+use super::{Command, Form, form};
 use crate::args::{Arg, Args, Opt, flag, value};
 use crate::cx::Cx;
 use crate::error::{During, Failure, Result};
@@ -15,6 +15,7 @@ pub const COMMAND: Command = Command {
     name: "snapshot",
     aliases: &[],
     usage,
+    forms,
     run: Some(run),
 };
 
@@ -67,6 +68,18 @@ fn run(cx: &mut Cx<'_>, args: &mut Args) -> Result {
         }
         _ => Err(Failure::syntax(format!("Invalid parameter '{action}'"))),
     }
+}
+
+fn forms() -> Vec<Form> {
+    vec![
+        form("take", TAKE).without(&["--uniquename"]),
+        form("delete", &[]),
+        form("restore", &[]),
+        form("restorecurrent", &[]),
+        form("edit", EDIT),
+        form("list", LIST),
+        form("showvminfo", &[]),
+    ]
 }
 
 fn find(machine: &Machine, name: &str) -> Result<Snapshot> {

@@ -1,6 +1,6 @@
 //! `startvm`.
 
-use super::Command;
+use super::{Command, form};
 use crate::args::{Arg, Args, Opt, value};
 use crate::cx::Cx;
 use crate::error::{During, Failure, Result};
@@ -9,6 +9,7 @@ pub const COMMAND: Command = Command {
     name: "startvm",
     aliases: &[],
     usage,
+    forms: || vec![form("", OPTIONS).without(&["--password", "--password-id"])],
     run: Some(run),
 };
 

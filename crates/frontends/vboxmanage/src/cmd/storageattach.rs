@@ -1,6 +1,6 @@
 //! `storageattach`.
 
-use super::Command;
+use super::{Command, form};
 use crate::args::{Arg, Args, Given, Opt, flag, value};
 use crate::cx::{Cx, Locked};
 use crate::error::{During, Failure, Result};
@@ -14,6 +14,7 @@ pub const COMMAND: Command = Command {
     name: "storageattach",
     aliases: &[],
     usage,
+    forms: || vec![form("", OPTIONS).without(ISCSI)],
     run: Some(run),
 };
 
@@ -73,6 +74,20 @@ struct Wanted {
     /// Switches of the drive, after it is attached.
     switches: Vec<Given>,
 }
+
+/// What is for iSCSI targets only.
+const ISCSI: &[&str] = &[
+    "--server",
+    "--target",
+    "--tport",
+    "--lun",
+    "--encodedlun",
+    "--username",
+    "--password",
+    "--passwordfile",
+    "--initiator",
+    "--intnet",
+];
 
 fn parse(args: &mut Args) -> Result<Wanted> {
     let mut wanted = Wanted::default();

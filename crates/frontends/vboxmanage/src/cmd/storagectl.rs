@@ -1,6 +1,6 @@
 //! `storagectl`.
 
-use super::Command;
+use super::{Command, form};
 use crate::args::{Arg, Args, Given, Opt, flag, numbered, value};
 use crate::cx::Cx;
 use crate::error::{During, Failure, Result};
@@ -12,6 +12,7 @@ pub const COMMAND: Command = Command {
     name: "storagectl",
     aliases: &[],
     usage,
+    forms: || vec![form("", OPTIONS)],
     run: Some(run),
 };
 

@@ -1,6 +1,6 @@
 //! `unregistervm`.
 
-use super::Command;
+use super::{Command, form};
 use crate::args::{Arg, Args, Opt, flag};
 use crate::cx::Cx;
 use crate::error::{During, Failure, Result};
@@ -11,6 +11,7 @@ pub const COMMAND: Command = Command {
     name: "unregistervm",
     aliases: &[],
     usage: || "  VBoxManage unregistervm <uuid | vmname> [--delete] [--delete-all]\n".to_owned(),
+    forms: || vec![form("", OPTIONS)],
     run: Some(run),
 };
 

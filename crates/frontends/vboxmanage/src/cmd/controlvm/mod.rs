@@ -3,8 +3,8 @@
 mod actions;
 mod keys;
 
-use super::Command;
-use crate::args::Args;
+use super::{Command, Form, form};
+use crate::args::{Args, Opt, flag};
 use crate::cx::{Cx, Locked};
 use crate::error::{Failure, Result};
 use api::client::Console;
@@ -14,6 +14,7 @@ pub const COMMAND: Command = Command {
     name: "controlvm",
     aliases: &[],
     usage,
+    forms,
     run: Some(run),
 };
 
@@ -69,6 +70,29 @@ fn usage() -> String {
     }
     text
 }
+
+fn forms() -> Vec<Form> {
+    let all = actions::ACTIONS.iter().map(|action| {
+        let number = if action.numbered { "N" } else { "" };
+        // A plain word in front of the values belongs to the action's name.
+        let second = action.values.split_whitespace().next().unwrap_or_default();
+        let plain = second.bytes().all(|b| b.is_ascii_lowercase());
+        let words = format!(
+            "{}{number} {}",
+            action.name,
+            if plain { second } else { "" }
+        );
+        let options = if action.values == "[--force]" {
+            FORCE
+        } else {
+            &[]
+        };
+        form(words.trim(), options)
+    });
+    all.collect()
+}
+
+const FORCE: &[Opt] = &[flag(&["--force"])];
 
 fn find(word: &str) -> Option<(&'static Action, u32)> {
     actions::ACTIONS.iter().find_map(|action| {

@@ -3,7 +3,7 @@
 
 mod units;
 
-use super::Command;
+use super::{Command, form};
 use crate::args::{Arg, Args, Opt, flag, value};
 use crate::cx::{Cx, absolute};
 use crate::error::{During, Failure, Result};
@@ -15,6 +15,7 @@ pub const COMMAND: Command = Command {
     name: "import",
     aliases: &[],
     usage,
+    forms: || vec![form("", OPTIONS)],
     run: Some(run),
 };
 

@@ -5,7 +5,7 @@ mod machines;
 mod media;
 mod system;
 
-use super::Command;
+use super::{Command, Form, form};
 use crate::args::{Arg, Args, Opt, flag, value};
 use crate::cx::Cx;
 use crate::error::{Failure, Result};
@@ -14,6 +14,7 @@ pub const COMMAND: Command = Command {
     name: "list",
     aliases: &[],
     usage,
+    forms,
     run: Some(run),
 };
 
@@ -96,6 +97,11 @@ const OPTIONS: &[Opt] = &[
     // Ansible gives it behind the command.
     value(&["--settingspwfile"]),
 ];
+
+fn forms() -> Vec<Form> {
+    let names = LISTS.iter().flat_map(|l| l.names);
+    names.map(|name| form(name, OPTIONS)).collect()
+}
 
 fn run(cx: &mut Cx<'_>, args: &mut Args) -> Result {
     let (mut style, mut lists) = (Style::default(), Vec::new());

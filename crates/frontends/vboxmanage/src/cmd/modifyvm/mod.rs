@@ -6,7 +6,7 @@ mod devices;
 mod network;
 mod system;
 
-use super::Command;
+use super::{Command, Form, form};
 use crate::args::{Arg, Args, Given, Opt, on_off};
 use crate::cx::Cx;
 use crate::error::{During, Failure, Result};
@@ -20,6 +20,7 @@ pub const COMMAND: Command = Command {
     name: "modifyvm",
     aliases: &[],
     usage,
+    forms,
     run: Some(run),
 };
 
@@ -117,6 +118,11 @@ fn usage() -> String {
     }
     text.push('\n');
     text
+}
+
+fn forms() -> Vec<Form> {
+    let table: Vec<Opt> = settings().map(|s| s.opt).collect();
+    vec![form("", &table)]
 }
 
 fn parse(args: &mut Args) -> Result<(String, Vec<Change>)> {

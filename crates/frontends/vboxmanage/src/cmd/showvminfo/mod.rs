@@ -6,7 +6,7 @@ mod sheet;
 mod storage;
 mod system;
 
-use super::{Command, snapshot};
+use super::{Command, form, snapshot};
 use crate::args::{Arg, Args, Opt, flag, value};
 use crate::cx::Cx;
 use crate::error::{During, Failure, Result, known};
@@ -19,6 +19,7 @@ pub const COMMAND: Command = Command {
     name: "showvminfo",
     aliases: &[],
     usage,
+    forms: || vec![form("", OPTIONS).without(&["--password", "--password-id"])],
     run: Some(run),
 };
 

@@ -1,0 +1,314 @@
+//! `docs/api-coverage.md`: every interface of the Main API 7.0, and which of its members something
+//! here answers.
+//!
+//! The reference is a list of names; what is there is in the IDL; what answers is found in the
+//! sources: a function of an `impl server::IX for` block, or a line of its `fields!` and
+//! `constants!`. Everything else answers `E_NOTIMPL`, which is what the generated traits do.
+
+use crate::idl::{Idl, Interface, Member};
+use crate::names::snake;
+use anyhow::{Context, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+const REFERENCE: &str = include_str!("../reference/api-7.0.txt");
+
+/// The crates that implement interfaces.
+const SOURCES: &[&str] = &["crates/svc/src", "crates/console/src", "crates/api/src"];
+
+/// A member of an interface of the reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Named<'a> {
+    name: &'a str,
+    method: bool,
+    writable: bool,
+}
+
+fn reference() -> Vec<(&'static str, Vec<Named<'static>>)> {
+    let mut all: Vec<(&str, Vec<Named<'_>>)> = Vec::new();
+    for line in REFERENCE.lines().filter(|l| !l.starts_with('#')) {
+        if let Some(name) = line.strip_suffix(':') {
+            all.push((name, Vec::new()));
+        } else if let Some((_, members)) = all.last_mut() {
+            members.extend(line.split_whitespace().map(|word| Named {
+                name: word.trim_end_matches("()").trim_end_matches('*'),
+                method: word.ends_with("()"),
+                writable: word.ends_with('*'),
+            }));
+        }
+    }
+    all
+}
+
+/// What is answered, by interface: names of functions, with whether a part of it is refused.
+type Answers = BTreeMap<String, BTreeMap<String, bool>>;
+
+/// All Rust sources of a folder.
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        if path.is_dir() {
+            if !path.ends_with("generated") {
+                sources(&path, found)?;
+            }
+        } else if path.extension().is_some_and(|x| x == "rs") {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Notes what the `impl` blocks of a source answer. Sources are formatted, so that a block ends
+/// with the first brace that stands where the block's line began.
+fn scan(text: &str, answers: &mut Answers) {
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let Some((interface, _)) = line
+            .strip_prefix("impl server::")
+            .and_then(|rest| rest.split_once(" for "))
+        else {
+            continue;
+        };
+        let answered = answers.entry(interface.to_owned()).or_default();
+        if line.ends_with("{}") {
+            continue;
+        }
+        let mut function: Option<String> = None;
+        let mut table = false;
+        for line in lines.by_ref().take_while(|l| *l != "}") {
+            let inner = line.trim_start();
+            if line.len() - inner.len() == 4 {
+                table = inner.ends_with("fields! {") || inner.ends_with("constants! {");
+                if let Some(rest) = inner.strip_prefix("fn ") {
+                    let name = rest.split('(').next().unwrap_or_default().to_owned();
+                    answered.insert(name.clone(), false);
+                    function = Some(name);
+                }
+            } else if table && let Some((names, _)) = inner.split_once(": ") {
+                answered.extend(names.split(" / ").map(|name| (name.to_owned(), false)));
+            } else if inner.contains("not_implemented(")
+                && let Some(partly) = function.as_ref().and_then(|f| answered.get_mut(f))
+            {
+                *partly = true;
+            }
+        }
+    }
+}
+
+/// The state of one member.
+fn state(
+    named: Named<'_>,
+    interface: Option<&Interface>,
+    answers: &BTreeMap<String, bool>,
+) -> State {
+    let in_idl = interface.is_some_and(|i| {
+        i.members.iter().any(|m| match m {
+            Member::Attribute { name, .. } => !named.method && name == named.name,
+            Member::Method { name, .. } => named.method && name == named.name,
+        })
+    });
+    if !in_idl {
+        return State::Absent;
+    }
+    let get = answers.get(&snake(named.name));
+    let set = answers.get(&format!("set_{}", snake(named.name)));
+    match (get, named.writable && set.is_none()) {
+        (None, _) => State::Refused,
+        (Some(true), _) => State::Partly,
+        (Some(false), true) => State::ReadOnly,
+        (Some(false), false) => State::Works,
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum State {
+    Works,
+    /// Some arguments are refused.
+    Partly,
+    /// An attribute that cannot be set here.
+    ReadOnly,
+    /// `E_NOTIMPL`.
+    Refused,
+    /// Not in the IDL: a client does not find it.
+    Absent,
+}
+
+const HEAD: &str = "# The Main API: what is there
+
+<!-- Generated by `cargo run -p xtask -- gen-docs` from the IDL and the implementations. -->
+
+Each interface of the Main API 7.0. What is in the column `E_NOTIMPL` is there and answers with that
+code and a text that names it; what is in the last one is not known to this version. `(r)` after an
+attribute says that it can be read but not set, `(p)` after a method that it refuses some arguments.
+Members of events are answered by whoever sends the event; an event that nothing sends yet is listed
+as answering `E_NOTIMPL`.
+";
+
+/// The whole document.
+pub fn document(root: &Path) -> Result<String> {
+    let idl = Idl::read(&root.join("crates/api/idl"))?;
+    let (mut answers, mut sent) = (Answers::new(), BTreeSet::new());
+    for folder in SOURCES {
+        let mut files = Vec::new();
+        sources(&root.join(folder), &mut files)?;
+        files.sort();
+        for file in files {
+            let text = std::fs::read_to_string(&file)?;
+            scan(&text, &mut answers);
+            for rest in text.split("VBoxEventType::").skip(1) {
+                let end = rest.find(|c: char| !c.is_ascii_alphanumeric());
+                sent.insert(
+                    rest.get(..end.unwrap_or(rest.len()))
+                        .unwrap_or_default()
+                        .to_owned(),
+                );
+            }
+        }
+    }
+    Ok(render(&idl, &answers, &sent))
+}
+
+fn render(idl: &Idl, answers: &Answers, sent: &BTreeSet<String>) -> String {
+    let none = BTreeMap::new();
+    let mut counts = BTreeMap::<State, usize>::new();
+    let mut table = String::new();
+    for (name, members) in reference() {
+        let interface = idl.interface(name);
+        let event = interface.and_then(|i| i.event.as_deref());
+        // The bases of events have no event of their own, and answer with each that has.
+        let base = event.is_none() && (name == "IEvent" || name.ends_with("Event"));
+        let carried = interface.is_some() && (base || event.is_some_and(|e| sent.contains(e)));
+        let answered = answers.get(name).unwrap_or(&none);
+        let mut columns = [String::new(), String::new(), String::new()];
+        for member in members {
+            let mut found = state(member, interface, answered);
+            if carried && found == State::Refused {
+                found = State::Works;
+            }
+            *counts.entry(found).or_default() += 1;
+            let (column, mark) = match found {
+                State::Works => (0, ""),
+                State::Partly => (0, " (p)"),
+                State::ReadOnly => (0, " (r)"),
+                State::Refused => (1, ""),
+                State::Absent => (2, ""),
+            };
+            let text = &mut columns[column];
+            if !text.is_empty() {
+                text.push_str(", ");
+            }
+            text.push_str(member.name);
+            if member.method {
+                text.push_str("()");
+            }
+            text.push_str(mark);
+        }
+        let [works, refused, absent] = columns;
+        // Writing to a string cannot fail.
+        let _ = writeln!(table, "| {name} | {works} | {refused} | {absent} |");
+    }
+    let count = |state| counts.get(&state).copied().unwrap_or_default();
+    let all: usize = counts.values().sum();
+    format!(
+        "{HEAD}\nOf {all} members {} work, {} in part; {} answer `E_NOTIMPL`; {} are not known.\n\n\
+         | interface | works | `E_NOTIMPL` | not known |\n| --- | --- | --- | --- |\n{table}",
+        count(State::Works),
+        count(State::Partly) + count(State::ReadOnly),
+        count(State::Refused),
+        count(State::Absent),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOURCE: &str = "\
+impl server::IThing for Thing {
+    fields! {
+        name / set_name: String = name;
+        id: String = id;
+    }
+    constants! { odd: bool = true; }
+    fn make(
+        &self,
+    ) -> api::Result<()> {
+        if hard {
+            return Err(Error::not_implemented(\"IThing\", \"make\"));
+        }
+    }
+    fn stop(&self) {}
+}
+impl server::IOther for Thing {}
+";
+
+    #[test]
+    fn what_sources_answer_is_found() {
+        let mut answers = Answers::new();
+        scan(SOURCE, &mut answers);
+        let names: Vec<_> = answers["IThing"]
+            .iter()
+            .map(|(n, p)| (n.as_str(), *p))
+            .collect();
+        assert_eq!(
+            names,
+            [
+                ("id", false),
+                ("make", true),
+                ("name", false),
+                ("set_name", false),
+                ("stop", false)
+            ]
+        );
+        assert!(answers["IOther"].is_empty());
+    }
+
+    /// What everything else relies on is told to work, and what has no room is not.
+    #[test]
+    fn the_table_tells_what_works() {
+        let text = document(&crate::root().expect("root")).expect("document");
+        let line = |name: &str| {
+            let start = format!("| {name} |");
+            text.lines()
+                .find(|l| l.starts_with(&start))
+                .expect("a line")
+                .to_owned()
+        };
+        let machine = line("IMachine");
+        let works = machine.split('|').nth(2).expect("a column");
+        for member in [
+            "memorySize,",
+            "lockMachine()",
+            "takeSnapshot()",
+            "cloneTo()",
+        ] {
+            assert!(works.contains(member), "{member}: {works}");
+        }
+        assert!(
+            machine
+                .split('|')
+                .nth(3)
+                .is_some_and(|c| c.contains("attachHostPCIDevice()"))
+        );
+        assert!(line("IMachineStateChangedEvent").contains("| state |"));
+        assert!(line("ICloudClient").starts_with("| ICloudClient |  |  | "));
+    }
+
+    #[test]
+    fn the_idl_has_no_names_of_its_own() {
+        let idl = Idl::read(&crate::root().expect("root").join("crates/api/idl")).expect("IDL");
+        let reference: BTreeMap<_, _> = reference().into_iter().collect();
+        for interface in idl
+            .interfaces
+            .iter()
+            .filter(|i| !i.name.starts_with("IInternal"))
+        {
+            assert!(
+                reference.contains_key(interface.name.as_str()),
+                "{}",
+                interface.name
+            );
+        }
+    }
+}
