@@ -128,6 +128,9 @@ pub struct Core {
     pub windows: Policy,
     /// Loads of CR3 so far.
     turn: u64,
+    /// The latest page fault of code on the window: CR3, the instruction, and where it looked. The
+    /// page is shown when the instruction is made again.
+    pub missing: Option<(u64, u64, u64)>,
     /// How instructions in window code reach memory, where not as they usually would.
     pub reaches: Reaches,
     /// Pages whose code is written again and again.
@@ -174,6 +177,7 @@ impl Core {
             beside: (u64::MAX, 0),
             windows: Policy::new(Windows::Never),
             turn: 0,
+            missing: None,
             reaches: Reaches::default(),
             restless: Restless::new(Checks::Auto),
             stats: Stats {
@@ -227,7 +231,6 @@ impl Core {
             }
             Flush::NonGlobal => {
                 self.forget_spaces(|_| true);
-                self.mmu.clear_window_of(|_| true);
                 self.mmu.flush_local(&mut ctx.tlb);
             }
             Flush::All => {
@@ -259,7 +262,7 @@ impl Core {
             self.blocks.leave_space(ctx, old);
         } else {
             self.mmu
-                .clear_window_of(|cr3| !pcids || cr3 & PCID == old & PCID);
+                .outdate_window_of(|cr3| !pcids || cr3 & PCID == old & PCID);
             self.mmu.flush_local(&mut ctx.tlb);
             self.blocks.clear_exec(ctx, false);
         }
@@ -278,7 +281,7 @@ impl Core {
     }
 
     fn forget_spaces(&mut self, which: impl Fn(u64) -> bool) {
-        self.mmu.clear_window_of(&which);
+        self.mmu.outdate_window_of(&which);
         self.mmu.forget_spaces(&which);
         self.blocks.forget_spaces(&which);
     }
@@ -668,11 +671,15 @@ impl Core {
         let Some(window) = self.mmu.window.as_ref().filter(|_| mode.user()) else {
             return mode;
         };
+        let high = window.high();
         let cr3 = ctx.state.cr3;
-        let used = mode.may_window()
-            && !self.mmu.watches.data
+        let may = mode.may_window() && !self.mmu.watches.data;
+        if may {
+            self.mmu.refresh_window(cr3);
+        }
+        let used = may
             && self.windows.use_window(self.mmu.flushes, cr3, self.turn);
-        let fs = if used { window.high() } else { 0 };
+        let fs = if used { high } else { 0 };
         if ctx.window_fs != fs {
             self.blocks.close_gates(ctx);
             ctx.window_fs = fs;
@@ -682,6 +689,12 @@ impl Core {
             return mode;
         }
         self.mmu.move_window(cr3);
+        if let Some((space, rip, linear)) = self.missing.take()
+            && (space, rip) == (cr3, ctx.state.rip)
+        {
+            // As a processor may that looks ahead: if it cannot be reached, nothing happens.
+            let _ = self.mmu.show(linear, false);
+        }
         mode.windowed()
     }
 

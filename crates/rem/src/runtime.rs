@@ -630,6 +630,7 @@ fn window_fault(ctx: &mut Ctx, core: &mut Core, at: u32) -> Option<u64> {
             Err(e) => {
                 leave_run(ctx, core, at);
                 take_parked_flags(ctx, parked);
+                core.missing = Some((ctx.state.cr3, rip, linear));
                 core.raise(ctx, e, rip);
                 return Some(core.dispatch(ctx));
             }

@@ -15,7 +15,7 @@ use crate::ctx::{CLASSES, Class, TLB_SIZE, Tables};
 use crate::debug::Watches;
 use crate::sys::walk::{self, Access};
 use crate::sys::{As, LinearMemory};
-use crate::window::Window;
+use crate::window::{Run, Window};
 
 const PAGE: u64 = pgm::PAGE_SIZE;
 
@@ -292,6 +292,7 @@ impl Mmu {
             return Ok(false);
         };
         let at = ram.wrapping_sub(page - start);
+        window.largest = window.largest.max(w.size);
         Ok(window.map(start, at, end - start, write_here))
     }
 
@@ -418,6 +419,42 @@ impl Mmu {
         }
     }
 
+    /// What the window shows of an address space whose CR3 is one of `which` may have changed.
+    pub fn outdate_window_of(&mut self, which: impl Fn(u64) -> bool) {
+        if let Some(window) = self.window.as_mut().filter(|w| which(w.space)) {
+            window.stale = true;
+        }
+    }
+
+    /// Whether the window shows nothing of the current address space, whose CR3 is `cr3`, that the
+    /// guest has changed: what has is taken away, or everything when that costs less.
+    pub fn refresh_window(&mut self, cr3: u64) {
+        let Some(mut window) = self.window.take() else {
+            return;
+        };
+        if window.space == cr3 && window.stale {
+            if window.may_refresh() {
+                window.refresh(|linear, run| self.still_shown(linear, run));
+            } else {
+                self.flushes += 1;
+                window.clear();
+            }
+        }
+        self.window = Some(window);
+    }
+
+    /// Bytes from `linear` on that page tables still lead to as `run` has them.
+    fn still_shown(&self, linear: u64, run: Run) -> Option<u64> {
+        let w = walk::look(&self.view, &self.phys, linear)?;
+        let found = self.lookup(w.gpa);
+        let here = |target: &Target| matches!(target, Target::Ram(at) if *at == run.ram);
+        let whole = w.user
+            && here(&found.read)
+            && (!run.write || here(&found.write) && w.writable && w.dirty);
+        // What follows in a larger page goes where it went.
+        whole.then(|| (w.size - (linear & (w.size - 1))).max(PAGE))
+    }
+
     /// The window is for the current address space, whose CR3 is `cr3`, from now on.
     pub fn move_window(&mut self, cr3: u64) {
         if let Some(window) = &mut self.window
@@ -454,6 +491,7 @@ impl Mmu {
     pub fn flush_page(&mut self, tables: &mut Tables, linear: u64) -> (u64, u64) {
         let dropped = self.flush_entries(tables, linear);
         if let Some(window) = &mut self.window {
+            window.drop_page(linear);
             window.drop_range(dropped.0, dropped.1);
         }
         dropped

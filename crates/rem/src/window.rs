@@ -59,6 +59,13 @@ pub enum Windows {
     Always,
 }
 
+/// Timestamp counts that a look at a run takes.
+const LOOK: u64 = 150;
+/// One in so many timestamp counts may be spent on such looks, and what is not spent is kept for
+/// later, as far as this goes.
+const LOOKING: u64 = 8;
+const MAX_CREDIT: u64 = 2 * QUIET;
+
 /// Decides whether the window is used.
 pub struct Policy {
     when: Windows,
@@ -209,10 +216,13 @@ static TAKEN: AtomicU32 = AtomicU32::new(0);
 
 /// Pages that follow each other in the guest and in RAM.
 #[derive(Clone, Copy)]
-struct Run {
+pub struct Run {
+    /// Bytes.
     len: u64,
-    ram: u64,
-    write: bool,
+    /// RAM offset of the first.
+    pub ram: u64,
+    /// Shown for writing.
+    pub write: bool,
 }
 
 /// See the module.
@@ -225,6 +235,13 @@ pub struct Window {
     runs: BTreeMap<u64, Run>,
     /// CR3 of the address space it shows.
     pub space: u64,
+    /// Bytes of the largest page of the guest's that parts of are shown.
+    pub largest: u64,
+    /// The guest may have changed that address space and said so: what is shown is to be looked
+    /// at again before code uses it.
+    pub stale: bool,
+    /// Timestamp counts that may be spent on looking, and when that was worked out last.
+    credit: (u64, u64),
     /// Pages mapped since it was made.
     pub fills: u64,
 }
@@ -250,6 +267,9 @@ impl Window {
                 reserved: Vec::new(),
                 runs: BTreeMap::new(),
                 space: u64::MAX,
+                largest: PAGE,
+                stale: false,
+                credit: (0, 0),
                 fills: 0,
             };
             let high = window.high();
@@ -412,6 +432,12 @@ impl Window {
         }
     }
 
+    /// Takes away what is shown of the guest's page with `linear`, whatever its size.
+    pub fn drop_page(&mut self, linear: u64) {
+        let inside = self.largest - 1;
+        self.drop_range(linear & !inside, linear | inside);
+    }
+
     /// Takes away what is shown of `first ..= last`.
     pub fn drop_range(&mut self, first: u64, last: u64) {
         if last - first >= 1 << 30 {
@@ -436,8 +462,63 @@ impl Window {
         }
     }
 
+    /// Whether it is worth to look whether the guest still has what is shown. The time spent on that
+    /// is a small part of the time that passes.
+    pub fn may_refresh(&mut self) -> bool {
+        // SAFETY: reads a counter.
+        let now = unsafe { std::arch::x86_64::_rdtsc() };
+        let (credit, since) = self.credit;
+        let credit = (credit + now.wrapping_sub(since) / LOOKING).min(MAX_CREDIT);
+        let price = LOOK * self.runs.len() as u64;
+        self.credit = (credit.saturating_sub(price), now);
+        credit >= price
+    }
+
+    /// Takes away the pages that are not what they were: `holds` says it of a linear address, and
+    /// the run that has been shown from there on; how many bytes of it are alike, or `None` if the
+    /// page is to go.
+    pub fn refresh(&mut self, holds: impl Fn(u64, Run) -> Option<u64>) {
+        self.stale = false;
+        // Linear addresses of what goes next: nothing that stays lies between.
+        let mut gone: Option<(u64, u64)> = None;
+        let runs = std::mem::take(&mut self.runs);
+        for (start, run) in runs {
+            let mut done = 0;
+            while done < run.len {
+                let rest = Run {
+                    len: run.len - done,
+                    ram: run.ram + done,
+                    ..run
+                };
+                let at = start + done;
+                if let Some(len) = holds(at, rest) {
+                    let len = len.clamp(PAGE, rest.len);
+                    if let Some((from, to)) = gone.take() {
+                        self.hide(from, to - from);
+                    }
+                    self.runs.insert(at, Run { len, ..rest });
+                    done += len;
+                } else {
+                    gone = match gone {
+                        Some((from, to)) if from / SLOT != at / SLOT => {
+                            self.hide(from, to - from);
+                            Some((at, at + PAGE))
+                        }
+                        gone => Some((gone.map_or(at, |g| g.0), at + PAGE)),
+                    };
+                    done += PAGE;
+                }
+            }
+        }
+        if let Some((from, to)) = gone {
+            self.hide(from, to - from);
+        }
+    }
+
     /// Takes everything away.
     pub fn clear(&mut self) {
+        self.stale = false;
+        self.largest = PAGE;
         let runs = std::mem::take(&mut self.runs);
         let mut runs = runs.into_iter().peekable();
         // What lies in one slot goes at once.

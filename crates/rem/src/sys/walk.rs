@@ -104,6 +104,13 @@ enum Mode {
     Long,
 }
 
+impl Mode {
+    /// Bytes of an entry.
+    fn entry(self) -> usize {
+        if self == Self::Bits32 { 4 } else { 8 }
+    }
+}
+
 /// Outcome of one try that a concurrent change of an entry makes worthless.
 struct Changed;
 
@@ -132,14 +139,108 @@ pub fn walk(state: &State, phys: &PhysMap, linear: u64, access: Access) -> Fault
     }
 }
 
+/// What lies between CR3 and a page.
+struct Steps {
+    mode: Mode,
+    /// The combined rights: R/W, U/S, NX.
+    rights: (bool, bool, bool),
+    /// Addresses and contents of the upper levels' entries.
+    upper: [(u64, u64); 3],
+    depth: usize,
+    /// The entry that maps the page.
+    at: u64,
+    value: u64,
+    shift: u32,
+    large: bool,
+}
+
+impl Steps {
+    /// # Errors
+    /// Bits of the error code of #PF.
+    fn to(state: &State, phys: &PhysMap, linear: u64) -> Result<Self, u32> {
+        let nxe = state.efer & efer::NXE != 0;
+        let (mode, mut table, mut shift) = if state.efer & efer::LMA != 0 {
+            (Mode::Long, state.cr3 & ADDRESS, 39)
+        } else if state.cr4 & cr4::PAE != 0 {
+            let pdpte = state.pdpte[(linear >> 30) as usize & 3];
+            if pdpte & entry::P == 0 {
+                return Err(0);
+            }
+            (Mode::Pae, pdpte & ADDRESS, 21)
+        } else {
+            (Mode::Bits32, state.cr3 & 0xffff_f000, 22)
+        };
+        let bits = if mode == Mode::Bits32 { 10 } else { 9 };
+        let (mut rw, mut us, mut nx) = (true, true, false);
+        let mut upper = [(0, 0); 3];
+        let mut depth = 0;
+        loop {
+            let index = linear >> shift & ((1 << bits) - 1);
+            let at = table + index * mode.entry() as u64;
+            let value = read(phys, at, mode.entry());
+            if value & entry::P == 0 {
+                return Err(0);
+            }
+            let large = value & entry::PS != 0
+                && match mode {
+                    Mode::Bits32 => shift == 22 && state.cr4 & cr4::PSE != 0,
+                    Mode::Pae | Mode::Long => matches!(shift, 21 | 30),
+                };
+            if value & reserved(mode, shift, large, nxe) != 0 {
+                return Err(code::P | code::RSVD);
+            }
+            rw &= value & entry::RW != 0;
+            us &= value & entry::US != 0;
+            nx |= mode != Mode::Bits32 && value & entry::NX != 0;
+            if large || shift == 12 {
+                return Ok(Self {
+                    mode,
+                    rights: (rw, us, nx),
+                    upper,
+                    depth,
+                    at,
+                    value,
+                    shift,
+                    large,
+                });
+            }
+            upper[depth] = (at, value);
+            depth += 1;
+            table = value & ADDRESS;
+            shift -= bits;
+        }
+    }
+
+    /// Where they lead `linear`, with `value` in the entry that maps the page.
+    fn end(&self, state: &State, linear: u64, value: u64) -> Walk {
+        let size = 1u64 << self.shift;
+        let base = if self.large && self.mode == Mode::Bits32 {
+            value & 0xffc0_0000 | (value >> 13 & 0xff) << 32
+        } else {
+            value & ADDRESS & !(size - 1)
+        };
+        let (rw, us, nx) = self.rights;
+        Walk {
+            gpa: base | linear & (size - 1),
+            size,
+            writable: rw,
+            user: us,
+            exec: !nx,
+            global: value & entry::G != 0 && state.cr4 & cr4::PGE != 0,
+            dirty: value & entry::D != 0,
+            leaf: (self.shift == 12 && self.mode != Mode::Bits32).then_some((self.at, value)),
+        }
+    }
+}
+
 fn attempt(
     state: &State,
     phys: &PhysMap,
     linear: u64,
     access: Access,
 ) -> Result<Fault<Walk>, Changed> {
-    let nxe = state.efer & efer::NXE != 0;
     let fault = |bits: u32| {
+        let nxe = state.efer & efer::NXE != 0;
         let fetch = access.exec && (state.cr4 & cr4::SMEP != 0 || nxe && state.cr4 & cr4::PAE != 0);
         let code = bits
             | if access.write { code::W } else { 0 }
@@ -147,80 +248,35 @@ fn attempt(
             | if fetch { code::ID } else { 0 };
         Ok(Err(Exception::pf(linear, code)))
     };
-
-    let (mode, mut table, mut shift) = if state.efer & efer::LMA != 0 {
-        (Mode::Long, state.cr3 & ADDRESS, 39)
-    } else if state.cr4 & cr4::PAE != 0 {
-        let pdpte = state.pdpte[(linear >> 30) as usize & 3];
-        if pdpte & entry::P == 0 {
-            return fault(0);
-        }
-        (Mode::Pae, pdpte & ADDRESS, 21)
-    } else {
-        (Mode::Bits32, state.cr3 & 0xffff_f000, 22)
+    let steps = match Steps::to(state, phys, linear) {
+        Ok(steps) => steps,
+        Err(bits) => return fault(bits),
     };
-    let (size, bits) = if mode == Mode::Bits32 {
-        (4, 10)
-    } else {
-        (8, 9)
-    };
-
-    let (mut rw, mut us, mut nx) = (true, true, false);
-    // Upper levels' entries and their addresses, to have A set once the access is allowed.
-    let mut upper = [(0, 0); 3];
-    let mut depth = 0;
-    let (at, value, large) = loop {
-        let index = linear >> shift & ((1 << bits) - 1);
-        let at = table + index * size as u64;
-        let value = read(phys, at, size);
-        if value & entry::P == 0 {
-            return fault(0);
-        }
-        let large = value & entry::PS != 0
-            && match mode {
-                Mode::Bits32 => shift == 22 && state.cr4 & cr4::PSE != 0,
-                Mode::Pae | Mode::Long => matches!(shift, 21 | 30),
-            };
-        if value & reserved(mode, shift, large, nxe) != 0 {
-            return fault(code::P | code::RSVD);
-        }
-        rw &= value & entry::RW != 0;
-        us &= value & entry::US != 0;
-        nx |= mode != Mode::Bits32 && value & entry::NX != 0;
-        if large || shift == 12 {
-            break (at, value, large);
-        }
-        upper[depth] = (at, value);
-        depth += 1;
-        table = value & ADDRESS;
-        shift -= bits;
-    };
-
+    let (rw, us, nx) = steps.rights;
     if !allowed(state, access, rw, us, nx) {
         return fault(code::P);
     }
-    for (at, value) in &upper[..depth] {
+    let size = steps.mode.entry();
+    for (at, value) in &steps.upper[..steps.depth] {
         set(phys, *at, size, *value, value | entry::A)?;
     }
     let dirty = if access.write { entry::D } else { 0 };
-    let value = set(phys, at, size, value, value | entry::A | dirty)?;
+    let value = steps.value;
+    let value = set(phys, steps.at, size, value, value | entry::A | dirty)?;
+    Ok(Ok(steps.end(state, linear, value)))
+}
 
-    let size = 1u64 << shift;
-    let base = if large && mode == Mode::Bits32 {
-        value & 0xffc0_0000 | (value >> 13 & 0xff) << 32
-    } else {
-        value & ADDRESS & !(size - 1)
-    };
-    Ok(Ok(Walk {
-        gpa: base | linear & (size - 1),
-        size,
-        writable: rw,
-        user: us,
-        exec: !nx,
-        global: value & entry::G != 0 && state.cr4 & cr4::PGE != 0,
-        dirty: value & entry::D != 0,
-        leaf: (shift == 12 && mode != Mode::Bits32).then_some((at, value)),
-    }))
+/// Where `linear` leads, if a processor could have that in its TLB: with paging on, and all entries
+/// present and accessed. Changes nothing.
+pub fn look(state: &State, phys: &PhysMap, linear: u64) -> Option<Walk> {
+    if state.cr0 & cr0::PG == 0 {
+        return None;
+    }
+    let steps = Steps::to(state, phys, linear).ok()?;
+    let accessed = steps.upper[..steps.depth]
+        .iter()
+        .fold(steps.value, |all, (_, value)| all & value);
+    (accessed & entry::A != 0).then(|| steps.end(state, linear, steps.value))
 }
 
 /// Address bits of an entry.
