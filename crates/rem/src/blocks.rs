@@ -11,7 +11,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use crate::Error;
 use crate::allocator;
 use crate::cache::Cache;
-use crate::ctx::{self, Ctx, JC_TABLES, JcTable};
+use crate::ctx::{self, Ctx, JC_TABLES, JcEntry, JcTable};
 use crate::emit::Code;
 use crate::mode::Mode;
 use crate::site::{Exec, Link, Mark, Site, Wire};
@@ -689,9 +689,10 @@ impl Blocks {
         global: bool,
     ) {
         let index = target as u16;
-        let jc = &mut ctx.jc[table];
-        jc.tag[usize::from(index)] = target;
-        jc.host[usize::from(index)] = self.entry_at(id, 2);
+        ctx.jc[table][usize::from(index)] = JcEntry {
+            tag: target,
+            host: self.entry_at(id, 2),
+        };
         self.jc_block[table << 16 | usize::from(index)] = id;
         let state = &mut self.jc_state[table << 16 | usize::from(index)];
         let bit = 1 << u8::from(global);
@@ -705,7 +706,7 @@ impl Blocks {
     /// The block that an indirect jump to `target` through a table finds.
     pub fn indirect(&self, ctx: &Ctx, table: usize, target: u64) -> Option<u32> {
         let index = usize::from(target as u16);
-        (ctx.jc[table].tag[index] == target).then(|| self.jc_block[table << 16 | index])
+        (ctx.jc[table][index].tag == target).then(|| self.jc_block[table << 16 | index])
     }
 
     /// Empties entries of the tables for indirect jumps, those that lead to blocks that `drop` names,
@@ -860,7 +861,7 @@ impl Blocks {
         }
         let (rip, host) = (key.1, self.entry_at(id, 2));
         for table in &mut ctx.jc {
-            if table.host[usize::from(rip as u16)] == host {
+            if table[usize::from(rip as u16)].host == host {
                 clear_entry(table, rip as u16);
             }
         }
@@ -981,5 +982,5 @@ impl Blocks {
 
 /// Makes an entry empty.
 fn clear_entry(table: &mut JcTable, index: u16) {
-    table.tag[usize::from(index)] = u64::from(index ^ 1);
+    table[usize::from(index)].tag = u64::from(index ^ 1);
 }

@@ -677,8 +677,7 @@ impl Core {
         if may {
             self.mmu.refresh_window(cr3);
         }
-        let used = may
-            && self.windows.use_window(self.mmu.flushes, cr3, self.turn);
+        let used = may && self.windows.use_window(self.mmu.flushes, cr3, self.turn);
         let fs = if used { high } else { 0 };
         if ctx.window_fs != fs {
             self.blocks.close_gates(ctx);

@@ -72,16 +72,18 @@ pub struct TlbTable {
 /// All tables: class, read (0) or write (1).
 pub type Tables = [[TlbTable; 2]; CLASSES];
 
-/// A table for indirect jumps: entry `n` is for a target with these low bits. The tag of an empty
-/// entry has other low bits.
+/// An entry of a table for indirect jumps: in one line of the host's cache.
 #[derive(Debug)]
 #[repr(C)]
-pub struct JcTable {
-    /// Targets.
-    pub tag: [u64; JC_SIZE],
-    /// Host addresses of their translations.
-    pub host: [u64; JC_SIZE],
+pub struct JcEntry {
+    /// The target; of an empty entry something with other low bits.
+    pub tag: u64,
+    /// Host address of its translation.
+    pub host: u64,
 }
+
+/// A table for indirect jumps: entry `n` is for a target with these low bits.
+pub type JcTable = [JcEntry; JC_SIZE];
 
 /// What SYSCALL or SYSRET does when nothing unusual is asked for: see `translate::gates`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -382,8 +384,8 @@ pub const fn jc(table: usize) -> i32 {
     gs(offset_of!(Ctx, jc) + size_of::<JcTable>() * table)
 }
 
-/// Distance of the host address from the tag in a table for indirect jumps.
-pub const JC_HOST: i32 = (JC_SIZE * 8) as i32;
+/// Distance of the host address from the tag in an entry for indirect jumps.
+pub const JC_HOST: i32 = offset_of!(JcEntry, host) as i32;
 
 /// Displacement of the host address of a cluster of accesses.
 pub const fn cluster(n: usize) -> i32 {

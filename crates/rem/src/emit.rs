@@ -488,6 +488,7 @@ impl Code {
     /// place of the displacement for targets that the table does not have.
     pub fn jmp_indirect(&mut self, table: i32) -> u32 {
         self.put(&[0x45, 0x0f, 0xb7, 0xda]); // movzx r11d, r10w
+        self.put(&[0x45, 0x01, 0xdb]); // add r11d, r11d
         self.put(&[0x65, 0x4e, 0x3b, 0x14, 0xdd]); // cmp r10, gs:[r11 * 8 + tag]
         self.disp(table);
         let miss = self.jcc(5); // jne
@@ -601,9 +602,10 @@ mod tests {
                 "cmp dword [gs:8],0",
                 "test dword [gs:8],400h",
                 "movzx r11d,r10w",
+                "add r11d,r11d",
                 "cmp r10,[gs:r11*8+100h]",
-                "jne near 0000000000000078h",
-                "jmp qword [gs:r11*8+80100h]",
+                "jne near 000000000000007Bh",
+                "jmp qword [gs:r11*8+108h]",
                 "add r10d,[gs:10h]",
                 "and dword [gs:8],0FFFFFDFFh",
                 "mov [gs:8],r11w",

@@ -174,7 +174,7 @@ impl Rem {
         tlb::clear(&mut c.tlb);
         for table in &mut c.jc {
             // Zeroes are empty but for the first entry: they have other low bits than their index.
-            table.tag[0] = 1;
+            table[0].tag = 1;
         }
         c.window_bits = ctx::WINDOW_BITS;
         core.windows = window::Policy::new(options.windows);

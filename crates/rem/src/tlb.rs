@@ -72,8 +72,9 @@ pub struct Mmu {
     spaces: Vec<spaces::Space>,
     /// Pages of the current address space that user code reaches without these tables.
     pub window: Option<Window>,
-    /// How often pages were written between translations of their code, by RAM offset.
-    rewritten: HashMap<u64, u8>,
+    /// How often pages were written between translations of their code, by RAM offset, and the
+    /// timestamp of the last time.
+    rewritten: HashMap<u64, (u8, u64)>,
     /// Times the window was emptied.
     pub flushes: u64,
 }
@@ -82,6 +83,13 @@ pub struct Mmu {
 const REWRITTEN: usize = 4096;
 /// Pages written so often between translations of their code are not shown for writing.
 const OFTEN: u8 = 4;
+/// Timestamp counts after which that is forgotten: a page is used for something else by then.
+const FORGOTTEN: u64 = 1 << 30;
+
+fn now() -> u64 {
+    // SAFETY: reads a counter.
+    unsafe { std::arch::x86_64::_rdtsc() }
+}
 
 /// Bytes of small pages in a row that are shown in the window at once, at most.
 const ROW: u64 = 1 << 16;
@@ -277,6 +285,9 @@ impl Mmu {
             if w.size == PAGE && !w.goes_on(&this.phys, pages) {
                 return false;
             }
+            if this.window.as_ref().is_some_and(|w| w.shows(at)) {
+                return false;
+            }
             let there = this.shown_at(at, linear, &w, may_write);
             there == Some((ram.wrapping_add(at.wrapping_sub(page)), write_here))
         };
@@ -318,10 +329,17 @@ impl Mmu {
         let page = offset & !(PAGE - 1);
         let write = may_write
             && matches!(found.write, Target::Ram(o) if o == offset)
-            && self.rewritten.get(&page).is_none_or(|n| *n < OFTEN)
+            && !self.is_rewritten(page)
             && !watched(self.ram.flags(offset).load(SeqCst))
             && !watched(self.give(offset));
         Some((page, write))
+    }
+
+    /// Whether the page at RAM offset `page` is written again and again between translations of its
+    /// code.
+    fn is_rewritten(&self, page: u64) -> bool {
+        let lately = |last: u64| now().wrapping_sub(last) <= FORGOTTEN;
+        (self.rewritten.get(&page)).is_some_and(|(n, last)| *n >= OFTEN && lately(*last))
     }
 
     /// Someone is about to write to the page of RAM offset `offset` directly, unless he finds a
@@ -434,7 +452,8 @@ impl Mmu {
         };
         if window.space == cr3 && window.stale {
             if window.may_refresh() {
-                window.refresh(|linear, run| self.still_shown(linear, run));
+                let mut looker = walk::Looker::new(&self.view, &self.phys);
+                window.refresh(|linear, run| self.still_shown(&mut looker, linear, run));
             } else {
                 self.flushes += 1;
                 window.clear();
@@ -444,8 +463,8 @@ impl Mmu {
     }
 
     /// Bytes from `linear` on that page tables still lead to as `run` has them.
-    fn still_shown(&self, linear: u64, run: Run) -> Option<u64> {
-        let w = walk::look(&self.view, &self.phys, linear)?;
+    fn still_shown(&self, looker: &mut walk::Looker<'_>, linear: u64, run: Run) -> Option<u64> {
+        let w = looker.look(linear)?;
         let found = self.lookup(w.gpa);
         let here = |target: &Target| matches!(target, Target::Ram(at) if *at == run.ram);
         let whole = w.user
@@ -537,8 +556,11 @@ impl Mmu {
         if self.rewritten.len() >= REWRITTEN {
             self.rewritten.clear();
         }
-        let n = self.rewritten.entry(page).or_default();
-        *n = n.saturating_add(1);
+        let (n, last) = self.rewritten.entry(page).or_default();
+        if now().wrapping_sub(*last) > FORGOTTEN {
+            *n = 0;
+        }
+        (*n, *last) = (n.saturating_add(1), now());
     }
 
     /// Drops all entries that let code write directly.

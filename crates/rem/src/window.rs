@@ -12,7 +12,7 @@
 //! and taken away when the guest invalidates it.
 #![allow(unsafe_code)] // mappings at addresses of our own choice
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -23,6 +23,8 @@ use crate::ctx::{self, Ctx, Part, WINDOW_TABLE};
 use crate::host::{self, Extract};
 
 const PAGE: u64 = pgm::PAGE_SIZE;
+/// Bytes of address space that are opened at once for pages to be shown in.
+const CHUNK: u64 = 1 << 21;
 /// Bytes of address space that one entry of the check decides about.
 const SLOT: u64 = 1 << 40;
 /// Slots of guest addresses in the high part.
@@ -233,6 +235,10 @@ pub struct Window {
     reserved: Vec<(u64, u64)>,
     /// Runs by the linear address of their first page; they do not overlap.
     runs: BTreeMap<u64, Run>,
+    /// Numbers of the [`CHUNK`]s of linear addresses with runs, where nothing is reserved: a
+    /// mapping that replaces nothing costs the host two thirds. Memory that the host places for
+    /// itself does not get there, as it goes where most room is, above or between the parts.
+    chunks: BTreeSet<u64>,
     /// CR3 of the address space it shows.
     pub space: u64,
     /// Bytes of the largest page of the guest's that parts of are shown.
@@ -266,6 +272,7 @@ impl Window {
                 number,
                 reserved: Vec::new(),
                 runs: BTreeMap::new(),
+                chunks: BTreeSet::new(),
                 space: u64::MAX,
                 largest: PAGE,
                 stale: false,
@@ -366,13 +373,20 @@ impl Window {
         if self.runs.len() >= RUNS / windows as usize {
             self.clear();
         }
-        self.cut(linear, len);
+        if self.cut(linear, len) {
+            self.hide(linear, len);
+        }
+        for chunk in linear / CHUNK..=(linear + len - 1) / CHUNK {
+            if self.chunks.insert(chunk) {
+                self.hide(chunk * CHUNK, CHUNK);
+            }
+        }
         let prot = match write {
             true => ProtFlags::READ | ProtFlags::WRITE,
             false => ProtFlags::READ,
         };
-        let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::POPULATE;
-        // SAFETY: the range lies in what this window has reserved.
+        let flags = MapFlags::SHARED | MapFlags::FIXED_NOREPLACE | MapFlags::POPULATE;
+        // SAFETY: the range lies in this window's part of the address space, and nothing is there.
         let mapped = unsafe {
             rustix::mm::mmap(
                 host as *mut _,
@@ -384,13 +398,17 @@ impl Window {
             )
         };
         if mapped.is_err() {
-            // What was shown there before is gone from the books, and must be from the host.
-            self.hide(linear, len);
             return false;
         }
         self.fills += 1;
         self.runs.insert(linear, Run { len, ram, write });
         true
+    }
+
+    /// Whether the page at `linear` is shown.
+    pub fn shows(&self, linear: u64) -> bool {
+        let before = self.runs.range(..=linear).next_back();
+        before.is_some_and(|(start, run)| linear - start < run.len)
     }
 
     /// Takes `linear .. linear + len` out of the runs.
@@ -423,10 +441,19 @@ impl Window {
         hit
     }
 
-    /// Maps nothing at `linear .. linear + len`.
+    /// Maps nothing at `linear .. linear + len`, all of it in open chunks.
     fn hide(&self, linear: u64, len: u64) {
         if let Some(host) = self.host(linear) {
-            // SAFETY: the range lies in what this window has reserved.
+            // SAFETY: the range lies in this window's part of the address space.
+            let done = unsafe { rustix::mm::munmap(host as *mut _, len as usize) };
+            assert!(done.is_ok(), "the host cannot take a mapping away");
+        }
+    }
+
+    /// Reserves `linear .. linear + len` again.
+    fn close(&self, linear: u64, len: u64) {
+        if let Some(host) = self.host(linear) {
+            // SAFETY: the range lies in this window's part of the address space.
             let done = unsafe { none(host, len, MapFlags::FIXED) };
             assert!(done.is_some(), "the host cannot take a mapping away");
         }
@@ -477,40 +504,36 @@ impl Window {
     /// Takes away the pages that are not what they were: `holds` says it of a linear address, and
     /// the run that has been shown from there on; how many bytes of it are alike, or `None` if the
     /// page is to go.
-    pub fn refresh(&mut self, holds: impl Fn(u64, Run) -> Option<u64>) {
+    pub fn refresh(&mut self, mut holds: impl FnMut(u64, Run) -> Option<u64>) {
         self.stale = false;
-        // Linear addresses of what goes next: nothing that stays lies between.
-        let mut gone: Option<(u64, u64)> = None;
-        let runs = std::mem::take(&mut self.runs);
-        for (start, run) in runs {
+        // Linear addresses of what goes, and whether something was kept since.
+        let mut gone: Vec<(u64, u64)> = Vec::new();
+        let mut kept = true;
+        for (start, run) in &self.runs {
             let mut done = 0;
             while done < run.len {
+                let at = start + done;
                 let rest = Run {
                     len: run.len - done,
                     ram: run.ram + done,
-                    ..run
+                    ..*run
                 };
-                let at = start + done;
                 if let Some(len) = holds(at, rest) {
-                    let len = len.clamp(PAGE, rest.len);
-                    if let Some((from, to)) = gone.take() {
-                        self.hide(from, to - from);
-                    }
-                    self.runs.insert(at, Run { len, ..rest });
-                    done += len;
-                } else {
-                    gone = match gone {
-                        Some((from, to)) if from / SLOT != at / SLOT => {
-                            self.hide(from, to - from);
-                            Some((at, at + PAGE))
-                        }
-                        gone => Some((gone.map_or(at, |g| g.0), at + PAGE)),
-                    };
-                    done += PAGE;
+                    kept = true;
+                    done += len.max(PAGE);
+                    continue;
                 }
+                let end = at + PAGE;
+                match gone.last_mut() {
+                    Some((_, to)) if !kept && at / CHUNK - (*to - 1) / CHUNK <= 1 => *to = end,
+                    _ => gone.push((at, end)),
+                }
+                kept = false;
+                done += PAGE;
             }
         }
-        if let Some((from, to)) = gone {
+        for (from, to) in gone {
+            self.cut(from, to - from);
             self.hide(from, to - from);
         }
     }
@@ -519,15 +542,16 @@ impl Window {
     pub fn clear(&mut self) {
         self.stale = false;
         self.largest = PAGE;
-        let runs = std::mem::take(&mut self.runs);
-        let mut runs = runs.into_iter().peekable();
+        self.runs.clear();
+        let mut chunks = std::mem::take(&mut self.chunks).into_iter().peekable();
         // What lies in one slot goes at once.
-        while let Some((start, run)) = runs.next() {
-            let mut end = start + run.len;
-            while let Some((next, run)) = runs.next_if(|(next, _)| next / SLOT == start / SLOT) {
-                end = next + run.len;
+        while let Some(first) = chunks.next() {
+            let slot = first * CHUNK / SLOT;
+            let mut last = first;
+            while let Some(next) = chunks.next_if(|next| next * CHUNK / SLOT == slot) {
+                last = next;
             }
-            self.hide(start, end - start);
+            self.close(first * CHUNK, (last + 1 - first) * CHUNK);
         }
     }
 }
@@ -601,6 +625,37 @@ mod tests {
         assert!(!is_shown(&w, 0x40_0000 + PAGE) && !is_shown(&w, 0x5555_5555_5000));
         assert!(!w.map(0x1_0000_0000_0000, block, PAGE, false));
         assert!(!w.map(0x1234_0000_0000, block, PAGE, false));
+    }
+
+    #[test]
+    fn what_the_guest_changed_is_taken_away() {
+        let ram = Ram::new(16 * PAGE).unwrap();
+        let block = ram.alloc(16 * PAGE).unwrap().offset;
+        let mut w = Window::new(&ram).unwrap();
+        let at = |n: u64| 0x5555_5555_4000 + n * PAGE;
+        assert!(w.map(at(0), block, 4 * PAGE, true));
+        assert!(w.map(at(4), block + 8 * PAGE, PAGE, false));
+        assert!(w.map(at(6), block + 5 * PAGE, PAGE, false));
+        // On the other side of what the host has a table for.
+        assert!(w.map(at(2000), block + 6 * PAGE, PAGE, true));
+        let stays = |linear: u64, run: Run| {
+            assert_eq!(run.write, linear < at(4) || linear == at(2000));
+            [0, 3, 6].iter().any(|n| linear == at(*n)).then_some(PAGE)
+        };
+        w.stale = true;
+        w.refresh(stays);
+        assert!(!w.stale);
+        let all = [0, 1, 2, 3, 4, 6, 2000].map(|n| (is_shown(&w, at(n)), w.shows(at(n))));
+        let expected = [true, false, false, true, false, true, false].map(|s| (s, s));
+        assert_eq!(all, expected);
+        // What is gone can be shown again, and what stays be replaced.
+        assert!(w.map(at(1), block + 9 * PAGE, PAGE, true));
+        assert!(w.map(at(0), block + 10 * PAGE, PAGE, true));
+        ram.write(block + 10 * PAGE, &[77]);
+        assert_eq!(peek(&w, at(0)), 77);
+        w.largest = PAGE * 4;
+        w.drop_page(at(1));
+        assert!(!is_shown(&w, at(0)) && is_shown(&w, at(6)));
     }
 
     #[test]

@@ -69,7 +69,7 @@ impl Blocks {
                 continue;
             }
             let jc = &mut ctx.jc[usize::from(table)];
-            let target = jc.tag[usize::from(index)];
+            let target = jc[usize::from(index)].tag;
             if k >= old && target as u16 == index {
                 space.jumps.push(Jump {
                     table,

@@ -140,9 +140,11 @@ pub fn walk(state: &State, phys: &PhysMap, linear: u64, access: Access) -> Fault
 }
 
 /// What lies between CR3 and a page.
+#[derive(Clone, Copy)]
 struct Steps {
     mode: Mode,
-    /// The combined rights: R/W, U/S, NX.
+    /// The combined rights of the upper levels, and of all: R/W, U/S, NX.
+    above: (bool, bool, bool),
     rights: (bool, bool, bool),
     /// Addresses and contents of the upper levels' entries.
     upper: [(u64, u64); 3],
@@ -189,12 +191,14 @@ impl Steps {
             if value & reserved(mode, shift, large, nxe) != 0 {
                 return Err(code::P | code::RSVD);
             }
+            let above = (rw, us, nx);
             rw &= value & entry::RW != 0;
             us &= value & entry::US != 0;
             nx |= mode != Mode::Bits32 && value & entry::NX != 0;
             if large || shift == 12 {
                 return Ok(Self {
                     mode,
+                    above,
                     rights: (rw, us, nx),
                     upper,
                     depth,
@@ -209,6 +213,32 @@ impl Steps {
             table = value & ADDRESS;
             shift -= bits;
         }
+    }
+
+    /// Whether the pages of two addresses are mapped by the same table.
+    fn same_table(&self, a: u64, b: u64) -> bool {
+        let pages = 0x1000 / self.mode.entry() as u64;
+        a / (pages << 12) == b / (pages << 12)
+    }
+
+    /// Those to `linear`, whose page is mapped by the same table; `None` when it is not present.
+    fn beside(mut self, state: &State, phys: &PhysMap, linear: u64) -> Option<Self> {
+        let size = self.mode.entry() as u64;
+        let index = linear >> 12 & (0x1000 / size - 1);
+        self.at = self.at & !0xfff | (index * size);
+        self.value = read(phys, self.at, self.mode.entry());
+        let nxe = state.efer & efer::NXE != 0;
+        if self.value & entry::P == 0 || self.value & reserved(self.mode, 12, false, nxe) != 0 {
+            return None;
+        }
+        let (rw, us, nx) = self.above;
+        let value = self.value;
+        self.rights = (
+            rw && value & entry::RW != 0,
+            us && value & entry::US != 0,
+            nx || self.mode != Mode::Bits32 && value & entry::NX != 0,
+        );
+        Some(self)
     }
 
     /// Where they lead `linear`, with `value` in the entry that maps the page.
@@ -266,17 +296,44 @@ fn attempt(
     Ok(Ok(steps.end(state, linear, value)))
 }
 
-/// Where `linear` leads, if a processor could have that in its TLB: with paging on, and all entries
-/// present and accessed. Changes nothing.
-pub fn look(state: &State, phys: &PhysMap, linear: u64) -> Option<Walk> {
-    if state.cr0 & cr0::PG == 0 {
-        return None;
+/// Looks where addresses lead, without changing anything; for many in order.
+pub struct Looker<'a> {
+    state: &'a State,
+    phys: &'a PhysMap,
+    /// The address that was looked at last, in a page of 4 KiB.
+    last: Option<(u64, Steps)>,
+}
+
+impl<'a> Looker<'a> {
+    /// For looks at one time: upper levels are read once, as processors keep them.
+    pub fn new(state: &'a State, phys: &'a PhysMap) -> Self {
+        Self {
+            state,
+            phys,
+            last: None,
+        }
     }
-    let steps = Steps::to(state, phys, linear).ok()?;
-    let accessed = steps.upper[..steps.depth]
-        .iter()
-        .fold(steps.value, |all, (_, value)| all & value);
-    (accessed & entry::A != 0).then(|| steps.end(state, linear, steps.value))
+
+    /// Where `linear` leads, if a processor could have that in its TLB: with paging on, and all
+    /// entries present and accessed.
+    pub fn look(&mut self, linear: u64) -> Option<Walk> {
+        if self.state.cr0 & cr0::PG == 0 {
+            return None;
+        }
+        let steps = match self.last {
+            Some((last, steps)) if steps.same_table(last, linear) => {
+                steps.beside(self.state, self.phys, linear)?
+            }
+            _ => Steps::to(self.state, self.phys, linear).ok()?,
+        };
+        if steps.shift == 12 {
+            self.last = Some((linear, steps));
+        }
+        let accessed = steps.upper[..steps.depth]
+            .iter()
+            .fold(steps.value, |all, (_, value)| all & value);
+        (accessed & entry::A != 0).then(|| steps.end(self.state, linear, steps.value))
+    }
 }
 
 /// Address bits of an entry.

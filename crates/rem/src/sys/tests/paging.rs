@@ -219,3 +219,49 @@ fn pae_loads_its_directory_pointers_with_cr3_and_checks_them() {
     m.state.gpr[0] = 0x7040;
     assert_eq!(m.fault(&[0x0f, 0x22, 0xd8]), (Vector::Gp, 0));
 }
+
+#[test]
+fn a_look_finds_what_a_walk_found_and_changes_nothing() {
+    for mode in [Mode::Bits32, Mode::Pae, Mode::Long] {
+        let mut m = Machine::real();
+        let (size, table) = if mode == Mode::Bits32 {
+            (4, 0x3ff)
+        } else {
+            (8, 0x1ff)
+        };
+        build(&mut m, mode, 0x6000 | entry::P | entry::US);
+        let beside = |n: u64| LINEAR + (n << 12);
+        let place = |n: u64| TABLES + 0x3000 + size * (beside(n) >> 12 & table);
+        m.put(
+            place(1),
+            size as usize,
+            0x8000 | entry::P | entry::RW | entry::US,
+        );
+        let look = |m: &Machine| {
+            let mut looker = walk::Looker::new(&m.state, &m.mem.phys);
+            [0, 1, 2].map(|n| looker.look(beside(n)))
+        };
+        // Nobody has been there: what is not accessed is in no TLB.
+        assert_eq!(look(&m), [None; 3], "{mode:?}");
+        let walked = [(0, false), (1, true)].map(|(n, write)| {
+            let access = Access {
+                write,
+                user: true,
+                ..Access::default()
+            };
+            walk(&m.state, &m.mem.phys, beside(n), access).ok()
+        });
+        assert!(walked.iter().all(Option::is_some));
+        assert_eq!(look(&m), [walked[0], walked[1], None], "{mode:?}");
+        // The guest takes a right away, and the accessed bit.
+        m.put(
+            place(1),
+            size as usize,
+            0x8000 | entry::P | entry::US | entry::A | entry::D,
+        );
+        m.put(place(0), size as usize, 0x6000 | entry::P | entry::US);
+        let [first, second, _] = look(&m);
+        assert_eq!(first, None);
+        assert!(second.is_some_and(|w| !w.writable && w.dirty && w.gpa == 0x8123));
+    }
+}
