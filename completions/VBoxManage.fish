@@ -4,14 +4,14 @@ function __vboxmanage_machines
     VBoxManage list vms 2>/dev/null | string replace -rf '^"(.*)" \{[0-9a-f-]*\}$' '$1'
 end
 
-complete -c VBoxManage -f -n __fish_use_subcommand -a 'list showvminfo registervm unregistervm createvm modifyvm clonevm import export startvm controlvm discardstate snapshot closemedium storageattach storagectl bandwidthctl showhdinfo showvdiinfo showmediuminfo createhd createvdi createmedium modifyhd modifyvdi modifymedium clonehd clonevdi clonemedium hdproperty mediumproperty convertdd convertfromraw setextradata getextradata setproperty sharedfolder guestproperty debugvm help commands'
+complete -c VBoxManage -f -n __fish_use_subcommand -a 'list showvminfo registervm unregistervm createvm modifyvm clonevm movevm import export startvm controlvm discardstate snapshot closemedium storageattach storagectl bandwidthctl showhdinfo showvdiinfo showmediuminfo createhd createvdi createmedium modifyhd modifyvdi modifymedium clonehd clonevdi clonemedium hdproperty mediumproperty convertdd convertfromraw setextradata getextradata setproperty sharedfolder guestproperty debugvm internalcommands help commands'
 complete -c VBoxManage -n __fish_use_subcommand -l version
 complete -c VBoxManage -n __fish_use_subcommand -l nologo
 complete -c VBoxManage -n __fish_use_subcommand -l detailed-progress
 complete -c VBoxManage -n __fish_use_subcommand -l settingspw
 complete -c VBoxManage -n __fish_use_subcommand -l settingspwfile
 complete -c VBoxManage -n __fish_use_subcommand -l help
-complete -c VBoxManage -f -n '__fish_seen_subcommand_from help' -a 'list showvminfo registervm unregistervm createvm modifyvm clonevm import export startvm controlvm discardstate snapshot closemedium storageattach storagectl bandwidthctl showhdinfo showvdiinfo showmediuminfo createhd createvdi createmedium modifyhd modifyvdi modifymedium clonehd clonevdi clonemedium hdproperty mediumproperty convertdd convertfromraw setextradata getextradata setproperty sharedfolder guestproperty debugvm'
+complete -c VBoxManage -f -n '__fish_seen_subcommand_from help' -a 'list showvminfo registervm unregistervm createvm modifyvm clonevm movevm import export startvm controlvm discardstate snapshot closemedium storageattach storagectl bandwidthctl showhdinfo showvdiinfo showmediuminfo createhd createvdi createmedium modifyhd modifyvdi modifymedium clonehd clonevdi clonemedium hdproperty mediumproperty convertdd convertfromraw setextradata getextradata setproperty sharedfolder guestproperty debugvm internalcommands'
 complete -c VBoxManage -n '__fish_seen_subcommand_from list; and not __fish_seen_subcommand_from vms runningvms ostypes hostdvds hostfloppies intnets bridgedifs hostonlyifs hostonlynets natnets natnetworks dhcpservers hostinfo hostcpuids hddbackends hdds dvds floppies usbhost usbfilters systemproperties extpacks groups webcams screenshotformats cloudproviders cloudprofiles cloudnets cpu-profiles hostdrives' -a 'vms runningvms ostypes hostdvds hostfloppies intnets bridgedifs hostonlyifs hostonlynets natnets natnetworks dhcpservers hostinfo hostcpuids hddbackends hdds dvds floppies usbhost usbfilters systemproperties extpacks groups webcams screenshotformats cloudproviders cloudprofiles cloudnets cpu-profiles hostdrives'
 complete -c VBoxManage -n '__fish_seen_subcommand_from list; and __fish_seen_subcommand_from vms' -l long
 complete -c VBoxManage -n '__fish_seen_subcommand_from list; and __fish_seen_subcommand_from vms' -l sorted
@@ -519,6 +519,9 @@ complete -c VBoxManage -n '__fish_seen_subcommand_from clonevm' -l options
 complete -c VBoxManage -n '__fish_seen_subcommand_from clonevm' -l register
 complete -c VBoxManage -n '__fish_seen_subcommand_from clonevm' -l basefolder
 complete -c VBoxManage -n '__fish_seen_subcommand_from clonevm' -l uuid
+complete -c VBoxManage -n '__fish_seen_subcommand_from movevm' -a '(__vboxmanage_machines)'
+complete -c VBoxManage -n '__fish_seen_subcommand_from movevm' -l type
+complete -c VBoxManage -n '__fish_seen_subcommand_from movevm' -l folder
 complete -c VBoxManage -n '__fish_seen_subcommand_from import' -a '(__vboxmanage_machines)'
 complete -c VBoxManage -n '__fish_seen_subcommand_from import' -l dry-run
 complete -c VBoxManage -n '__fish_seen_subcommand_from import' -l detailed-progress
@@ -798,4 +801,10 @@ complete -c VBoxManage -n '__fish_seen_subcommand_from debugvm; and __fish_seen_
 complete -c VBoxManage -n '__fish_seen_subcommand_from debugvm; and __fish_seen_subcommand_from stack' -l descriptions
 complete -c VBoxManage -n '__fish_seen_subcommand_from debugvm; and __fish_seen_subcommand_from stack' -l pattern
 complete -c VBoxManage -n '__fish_seen_subcommand_from debugvm; and __fish_seen_subcommand_from stack' -l lines
+complete -c VBoxManage -n '__fish_seen_subcommand_from internalcommands; and not __fish_seen_subcommand_from sethduuid sethdparentuuid dumphdinfo createrawvmdk converttoraw converthd' -a 'sethduuid sethdparentuuid dumphdinfo createrawvmdk converttoraw converthd'
+complete -c VBoxManage -n '__fish_seen_subcommand_from internalcommands; and __fish_seen_subcommand_from createrawvmdk' -l filename
+complete -c VBoxManage -n '__fish_seen_subcommand_from internalcommands; and __fish_seen_subcommand_from createrawvmdk' -l rawdisk
+complete -c VBoxManage -n '__fish_seen_subcommand_from internalcommands; and __fish_seen_subcommand_from converttoraw' -l format
+complete -c VBoxManage -n '__fish_seen_subcommand_from internalcommands; and __fish_seen_subcommand_from converthd' -l srcformat
+complete -c VBoxManage -n '__fish_seen_subcommand_from internalcommands; and __fish_seen_subcommand_from converthd' -l dstformat
 complete -c vboxmanage -w VBoxManage

@@ -5,6 +5,7 @@ mod control;
 pub mod defaults;
 pub mod info;
 mod locking;
+mod moving;
 pub mod snapshots;
 mod storage;
 
@@ -859,6 +860,10 @@ impl server::IMachine for MachineObject {
         options: Vec<CloneOptions>,
     ) -> api::Result<ObjRef> {
         let progress = self.clone_into(&target, mode, &options)?;
+        Ok(cx.export(progress))
+    }
+    fn move_to(&self, cx: &Call, folder: String, kind: String) -> api::Result<ObjRef> {
+        let progress = self.move_into(&folder, &kind)?;
         Ok(cx.export(progress))
     }
     fn export_to(&self, cx: &Call, appliance: ObjRef, location: String) -> api::Result<ObjRef> {

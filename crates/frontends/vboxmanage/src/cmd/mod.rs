@@ -15,10 +15,12 @@ mod extradata;
 mod guestproperty;
 pub mod help;
 mod import;
+mod internalcommands;
 mod list;
 mod mediumproperty;
 mod modifymedium;
 mod modifyvm;
+mod movevm;
 mod registervm;
 mod setproperty;
 mod sharedfolder;
@@ -59,7 +61,7 @@ pub const COMMANDS: &[&Command] = &[
     &createvm::COMMAND,
     &modifyvm::COMMAND,
     &clonevm::COMMAND,
-    &not_yet("movevm"),
+    &movevm::COMMAND,
     &not_yet("encryptvm"),
     &not_yet("cloud"),
     &not_yet("cloudprofile"),
@@ -102,7 +104,7 @@ pub const COMMANDS: &[&Command] = &[
     &not_yet("extpack"),
     &not_yet("updatecheck"),
     &not_yet("modifynvram"),
-    &not_yet("internalcommands"),
+    &internalcommands::COMMAND,
 ];
 
 const fn not_yet(name: &'static str) -> Command {

@@ -2,6 +2,7 @@
 
 mod appliances;
 mod common;
+mod moving;
 mod sessions;
 mod vagrant;
 
