@@ -6,6 +6,7 @@ use crate::view::View;
 use api::types::{LockType, MachineState, ResultCode, SessionState, SessionType};
 use api::{Call, Error, ObjRef, server};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// One session of one client.
@@ -144,6 +145,29 @@ pub fn release(entry: &mut Entry) -> Option<MachineState> {
     Some(entry.state)
 }
 
+/// How long a VM that has ended may take to let go of its machine.
+const LETTING_GO: Duration = Duration::from_secs(5);
+
+/// Waits until a VM that has ended has unlocked its machine: a client that saw it end may go on with
+/// the machine at once.
+pub fn let_go(svc: &Svc, id: Uuid) {
+    let end = Instant::now() + LETTING_GO;
+    let ending = || {
+        svc.with(|state| {
+            let entry = state.machine(id)?;
+            let vm = matches!(entry.owner, Some((_, LockType::VM))) || entry.vm.is_some();
+            let held = matches!(
+                entry.session_state,
+                SessionState::Locked | SessionState::Unlocking
+            );
+            Ok::<_, Error>(vm && held && !is_running(entry.state))
+        })
+    };
+    while matches!(ending(), Ok(true)) && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// `IMachine::lockMachine`.
 pub fn lock_machine(
     svc: &Arc<Svc>,
@@ -154,6 +178,7 @@ pub fn lock_machine(
     if session.machine().is_some() {
         return Err(busy());
     }
+    let_go(svc, id);
     let spawned = svc.with(|state| {
         let entry = state.machine_mut(id)?;
         if !entry.registered {

@@ -36,7 +36,6 @@ impl<'a> Machine<'a> {
     /// When a command fails.
     pub fn create(home: &'a Home, name: &str, plan: &Plan<'_>) -> Result<Machine<'a>> {
         let folder = home.path().to_string_lossy().into_owned();
-        let serial = home.path().join(format!("{name}.serial"));
         let memory = plan.memory_mib.to_string();
         let cpus = plan.cpus.max(1).to_string();
         home.manage(&[
@@ -49,12 +48,7 @@ impl<'a> Machine<'a> {
             "--basefolder",
             &folder,
         ])?;
-        let machine = Machine {
-            home,
-            name: name.to_owned(),
-            serial,
-        };
-        let socket = machine.serial.to_string_lossy().into_owned();
+        let machine = Machine::registered(home, name)?;
         machine.modify(&[
             "--memory",
             &memory,
@@ -63,7 +57,6 @@ impl<'a> Machine<'a> {
             "--hwvirtex",
             if plan.hardware { "on" } else { "off" },
         ])?;
-        machine.modify(&["--uart1", "0x3F8", "4", "--uartmode1", "server", &socket])?;
         machine.modify(&[
             "--boot1", "floppy", "--boot2", "dvd", "--boot3", "disk", "--boot4", "none",
         ])?;
@@ -101,6 +94,21 @@ impl<'a> Machine<'a> {
             home.manage(&["storagectl", name, "--name", "Floppy", "--add", "floppy"])?;
             machine.attach("Floppy", "0", "fdd", &image.to_string_lossy())?;
         }
+        Ok(machine)
+    }
+
+    /// A machine that is registered already; it gets a serial port of its own.
+    ///
+    /// # Errors
+    /// When the command fails.
+    pub fn registered(home: &'a Home, name: &str) -> Result<Machine<'a>> {
+        let machine = Machine {
+            home,
+            name: name.to_owned(),
+            serial: home.path().join(format!("{name}.serial")),
+        };
+        let socket = machine.serial.to_string_lossy().into_owned();
+        machine.modify(&["--uart1", "0x3F8", "4", "--uartmode1", "server", &socket])?;
         Ok(machine)
     }
 

@@ -25,6 +25,7 @@ impl MachineObject {
             return Err(session::busy());
         }
         let id = self.0.id;
+        session::let_go(&self.0.svc, id);
         let settings = self.0.svc.with(|state| {
             let idle = state.machine(id)?;
             if !is_running(idle.state) && idle.registered {

@@ -5,6 +5,7 @@ use super::storage::adopt_media;
 use crate::conv::{file_error, invalid};
 use crate::media::{attached, snapshots};
 use crate::medium;
+use crate::session;
 use crate::state::{State, is_running};
 use api::progress::Progress;
 use api::types::*;
@@ -98,6 +99,7 @@ impl MachineObject {
     /// `unregister`.
     pub(super) fn take_out(&self, mode: CleanupMode) -> api::Result<Vec<ObjRef>> {
         let id = self.0.id;
+        session::let_go(&self.0.svc, id);
         let media = self.0.svc.with(|state| {
             let entry = state.machine(id)?;
             if !entry.registered {

@@ -94,7 +94,8 @@ fn idle_guest_needs_little_memory(home: &Home) -> Result<()> {
 }
 
 /// Presses the power button and waits for the system to have ended in order.
-fn shut_down(machine: &Machine<'_>, serial: &mut testkit::Serial) -> Result<()> {
+/// Presses the power button and waits until the machine is off.
+pub fn shut_down(machine: &Machine<'_>, serial: &mut testkit::Serial) -> Result<()> {
     machine.control(&["acpipowerbutton"])?;
     serial.wait_for("reboot: Power down", 3 * MINUTE)?;
     machine.wait_state("poweroff", MINUTE)

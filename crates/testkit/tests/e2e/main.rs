@@ -6,6 +6,7 @@
 
 mod api;
 mod compiler;
+mod copies;
 mod debian;
 mod full_disk;
 mod installer;
