@@ -101,6 +101,25 @@ impl Container {
             expected,
             found,
         };
+        // Formats without any UUID name the file.
+        if let Some(file) = child.parent_file() {
+            let same = match (file.canonicalize(), parent.path().canonicalize()) {
+                (Ok(named), Ok(given)) => named == given,
+                _ => false,
+            };
+            if !same {
+                return Err(Error::invalid(
+                    child.path(),
+                    format!(
+                        "its parent is '{}', not '{}'",
+                        file.display(),
+                        parent.path().display()
+                    ),
+                ));
+            }
+            self.images.push(child);
+            return Ok(());
+        }
         // VMware's and QEMU's children know no UUIDs, only the number of their parent's contents.
         if link.uuid.is_nil() && link.cid.is_some() {
             if link.cid != meta.cid {

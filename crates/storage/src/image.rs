@@ -93,6 +93,11 @@ impl ParentLink {
             cid: None,
         }
     }
+
+    /// A link to an image that is named by its file alone: see [`Image::parent_file`].
+    pub fn by_file() -> Self {
+        Self::new(Uuid::nil(), Uuid::nil())
+    }
 }
 
 /// What an image records about itself. Formats without a place for a field give its default and
@@ -287,6 +292,11 @@ pub trait Image: Send {
     fn size_on_disk(&self) -> Result<u64>;
 
     fn meta(&self) -> Meta;
+
+    /// The parent's file, in formats that know their parent by that alone.
+    fn parent_file(&self) -> Option<PathBuf> {
+        None
+    }
 
     /// Stores new metadata. The modification UUID is taken from `meta` as it is.
     fn set_meta(&mut self, meta: &Meta) -> Result<()>;

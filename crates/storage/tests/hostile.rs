@@ -425,6 +425,29 @@ const SEEDS: &[Seed] = &[
         targets: &[(0, 700)],
         seal: |_| {},
     },
+    // Header, counts' table, counts, first table, the table behind it.
+    Seed {
+        name: "disk.qcow",
+        variant: Variant::Dynamic,
+        layout: storage::Layout::Default,
+        targets: &[
+            (0, 72),
+            (0, 72),
+            (0x10000, 8),
+            (0x20000, 24),
+            (0x30000, 8),
+            (0x40000, 32),
+            (0x40000, 640),
+        ],
+        seal: |_| {},
+    },
+    Seed {
+        name: "disk.qed",
+        variant: Variant::Dynamic,
+        layout: storage::Layout::Default,
+        targets: &[(0, 64), (0x10000, 8), (0x50000, 32), (0x50000, 640)],
+        seal: |_| {},
+    },
     // The last sectors: tables, directory, footer and the markers before each.
     Seed {
         name: "stream.vmdk",

@@ -48,6 +48,11 @@ fn agree(path: &Path) {
             let flat = disk.images()[0].variant() == Variant::Fixed;
             ("vmdk", !flat)
         }
+        "QED" => ("qed", true),
+        "QCOW" => match std::fs::read(path).unwrap()[7] {
+            1 => ("qcow", false),
+            _ => ("qcow2", true),
+        },
         other => panic!("{other}"),
     };
     let options = format!("driver={driver},file.filename={}", path.display());

@@ -19,6 +19,7 @@ use crate::Variant;
 use crate::capability;
 use crate::host::HostFile;
 
+pub mod qemu;
 pub mod raw;
 pub mod vdi;
 pub mod vhd;
@@ -26,15 +27,20 @@ pub mod vmdk;
 
 /// Every format, in the order in which they are asked about a file: the ones that know their own
 /// signature first.
-pub static FORMATS: &[&dyn Format] = &[&vmdk::Vmdk, &vdi::Vdi, &vhd::Vhd, &raw::Raw];
+pub static FORMATS: &[&dyn Format] = &[
+    &vmdk::Vmdk,
+    &vdi::Vdi,
+    &vhd::Vhd,
+    &qemu::Qed,
+    &qemu::Qcow,
+    &raw::Raw,
+];
 
 /// Signatures of formats that are known but not readable, so that they are never taken for raw
 /// disks: offset, bytes, name.
 const FOREIGN: &[(usize, &[u8], &str)] = &[
     (0, b"COWD", "ESX sparse VMDK"),
     (0, b"vhdxfile", "VHDX"),
-    (0, b"QFI\xfb", "QCOW2"),
-    (0, b"QED\0", "QED"),
     (0, b"WithoutFreeSpace", "Parallels"),
     (0, b"WithouFreSpacExt", "Parallels"),
 ];

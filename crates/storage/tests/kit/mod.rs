@@ -79,7 +79,7 @@ pub fn create_child(chain: &[&Path], child: &Path, size: u64) -> Container {
     let meta = below.images().last().unwrap().meta();
     let mut params = CreateParams::new(size, Variant::Differencing);
     params.parent = Some(ParentLink {
-        uuid: meta.uuid.unwrap(),
+        uuid: meta.uuid.unwrap_or_default(),
         modification: meta.modification.unwrap_or_default(),
         cid: meta.cid,
     });
