@@ -8,6 +8,7 @@ use crate::Container;
 use crate::CreateParams;
 use crate::Error;
 use crate::Format;
+use crate::OpenMode;
 use crate::Progress;
 use crate::Result;
 use crate::RunState;
@@ -40,6 +41,36 @@ pub fn clone_into(
     progress: &mut Progress<'_>,
 ) -> Result<()> {
     copy(source, target, false, progress)
+}
+
+/// Copies what the differencing image `source` holds itself into the last image of `chain`, a new
+/// differencing image on a copy of its parent.
+pub fn copy_layer(source: &Path, chain: &[&Path], progress: &mut Progress<'_>) -> Result<()> {
+    let source = crate::open_image(source, OpenMode::ReadOnly)?;
+    let mut target = Container::open_chain(chain, OpenMode::ReadWrite)?;
+    let size = source.size();
+    if target.size() < size {
+        target.resize(size, &mut Progress::none())?;
+    }
+    let mut buffer = vec![0; PIECE];
+    let mut at = 0;
+    while at < size {
+        progress.report(at, size)?;
+        let len = (PIECE as u64 - at % PIECE as u64).min(size - at);
+        let run = source.run_at(at, len)?;
+        match run.state {
+            RunState::Absent => {}
+            RunState::Zero => target.discard(at, run.len)?,
+            RunState::Data => {
+                let piece = &mut buffer[..run.len as usize];
+                source.read_at(at, piece)?;
+                target.write_at(at, piece)?;
+            }
+        }
+        at += run.len;
+    }
+    target.flush()?;
+    progress.report(1, 1)
 }
 
 /// Makes a new base image from a stream of raw bytes, `params.size` of them; a stream that ends

@@ -24,7 +24,7 @@ mod zero;
 pub mod format;
 
 pub use container::Container;
-pub use convert::{clone_into, clone_to_new, convert_from_reader};
+pub use convert::{clone_into, clone_to_new, convert_from_reader, copy_layer};
 pub use error::{Error, Result};
 pub use format::{
     FORMATS, child_format, create_child, create_image, format_by_id, image_files, open_image,

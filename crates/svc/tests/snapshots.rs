@@ -407,3 +407,73 @@ fn clones_have_the_disk_of_the_snapshot() {
     assert!(f.contents()[&Uuid::nil()] == expected[&Uuid::nil()]);
     assert_eq!(f.images(), 0);
 }
+
+/// What each state of a machine holds, by the snapshot's name; the present state's is empty.
+fn by_name(file: &Path) -> BTreeMap<String, Vec<u8>> {
+    let settings = settings::MachineFile::load(file).expect("settings").content;
+    let mut all = BTreeMap::new();
+    all.insert(String::new(), read(&settings, &settings.hardware, file));
+    let mut open: Vec<&Snapshot> = settings.snapshot.as_deref().into_iter().collect();
+    while let Some(s) = open.pop() {
+        all.insert(s.name.clone(), read(&settings, &s.hardware, file));
+        open.extend(&s.children);
+    }
+    all
+}
+
+#[test]
+fn clones_have_the_snapshots_they_are_to_have() {
+    let mut f = Fixture::new(0x4711);
+    f.write();
+    f.take("root");
+    f.write();
+    let fork = f.take("fork");
+    f.write();
+    f.take("left");
+    f.write();
+    f.restore(fork);
+    f.write();
+    f.take("right");
+    f.write();
+    let origin = by_name(&f.file);
+    let before = std::fs::read(&f.file).expect("settings");
+    assert_eq!(origin.len(), 5);
+    let at_fork = f.machine().find_snapshot("fork").expect("found");
+    let at_fork = at_fork.machine().expect("machine");
+    let vbox = f.client().virtualbox();
+    let clone = |source: &client::Machine, name: &str, mode| {
+        let target = vbox
+            .create_machine("", name, &[], "", "", "", "", "")
+            .expect("create");
+        source
+            .clone_to(&target, mode, &[])
+            .expect("clone")
+            .finish()
+            .expect("cloned");
+        vbox.register_machine(&target).expect("register");
+        target
+    };
+    let file = |m: &client::Machine| PathBuf::from(m.settings_file_path().expect("path"));
+    let snapshot_of = |m: &client::Machine| {
+        let current = m.current_snapshot().expect("current").expect("one");
+        current.name().expect("name")
+    };
+
+    let all = clone(&f.machine(), "all", CloneMode::AllStates);
+    assert!(by_name(&file(&all)) == origin);
+    assert_eq!(snapshot_of(&all), "right");
+
+    let some = clone(&at_fork, "some", CloneMode::MachineAndChildStates);
+    let mut expected = origin.clone();
+    expected.remove("root");
+    expected.insert(String::new(), origin["fork"].clone());
+    assert!(by_name(&file(&some)) == expected);
+    assert_eq!(snapshot_of(&some), "fork");
+
+    // Nothing is shared: the origin is as it was, and goes without the clones.
+    assert_eq!(std::fs::read(&f.file).expect("settings"), before);
+    let media = f.machine().unregister(CleanupMode::Full).expect("free");
+    assert_eq!(media.len(), 5);
+    assert!(by_name(&file(&all)) == origin);
+    assert!(by_name(&file(&some)) == expected);
+}
