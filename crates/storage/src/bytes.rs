@@ -11,6 +11,10 @@ fn array<const N: usize>(raw: &[u8], at: usize) -> [u8; N] {
         .unwrap_or([0; N])
 }
 
+pub(crate) fn le16(raw: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes(array(raw, at))
+}
+
 pub(crate) fn le32(raw: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(array(raw, at))
 }

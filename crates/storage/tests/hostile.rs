@@ -448,6 +448,13 @@ const SEEDS: &[Seed] = &[
         targets: &[(0, 64), (0x10000, 8), (0x50000, 32), (0x50000, 640)],
         seal: |_| {},
     },
+    Seed {
+        name: "disk.parallels",
+        variant: Variant::Dynamic,
+        layout: storage::Layout::Default,
+        targets: &[(0, 64), (16, 24), (64, 20)],
+        seal: |_| {},
+    },
     // The last sectors: tables, directory, footer and the markers before each.
     Seed {
         name: "stream.vmdk",
@@ -515,39 +522,79 @@ fn random_damage_to_the_other_formats_does_no_harm() {
         disk.flush().unwrap();
         drop(disk);
         let good = std::fs::read(&path).unwrap();
-        let mut random = Random(0x0D15D);
-        let (mut opened, mut refused) = (0, 0);
-        for round in 0..300 {
-            let mut bytes = good.clone();
-            if round % 10 == 9 {
-                bytes.truncate(random.below(bytes.len() as u64) as usize);
-            }
-            for _ in 0..1 + random.below(3) {
-                let (from, len) = seed.targets[random.below(seed.targets.len() as u64) as usize];
-                let at = (from.rem_euclid(good.len() as i64)) as u64 + random.below(len);
-                let value = match random.below(4) {
-                    0 => 0,
-                    1 => 0xFF,
-                    2 => 1 << random.below(8),
-                    _ => random.next() as u8,
-                };
-                if let Some(byte) = bytes.get_mut(at as usize) {
-                    *byte = value;
-                }
-            }
-            // Some with checksums that give the damage away.
-            if round % 5 != 0 {
-                (seed.seal)(&mut bytes);
-            }
-            match with_bytes(&path, &bytes, use_it) {
-                Ok(()) => opened += 1,
-                Err(_) => refused += 1,
+        damage(&path, &good, seed.targets, seed.seal);
+    }
+}
+
+fn damage(path: &Path, good: &[u8], targets: &[(i64, u64)], seal: fn(&mut [u8])) {
+    let mut random = Random(0x0D15D);
+    let (mut opened, mut refused) = (0, 0);
+    for round in 0..300 {
+        let mut bytes = good.to_vec();
+        if round % 10 == 9 {
+            bytes.truncate(random.below(bytes.len() as u64) as usize);
+        }
+        for _ in 0..1 + random.below(3) {
+            let (from, len) = targets[random.below(targets.len() as u64) as usize];
+            let at = (from.rem_euclid(good.len() as i64)) as u64 + random.below(len);
+            let value = match random.below(4) {
+                0 => 0,
+                1 => 0xFF,
+                2 => 1 << random.below(8),
+                _ => random.next() as u8,
+            };
+            if let Some(byte) = bytes.get_mut(at as usize) {
+                *byte = value;
             }
         }
-        assert!(
-            opened > 10 && refused > 30,
-            "{}: {opened}, {refused}",
-            seed.name
-        );
+        // Some with checksums that give the damage away.
+        if round % 5 != 0 {
+            seal(&mut bytes);
+        }
+        match with_bytes(path, &bytes, use_it) {
+            Ok(()) => opened += 1,
+            Err(_) => refused += 1,
+        }
     }
+    assert!(
+        opened > 10 && refused > 30,
+        "{}: {opened}, {refused}",
+        path.display()
+    );
+}
+
+#[test]
+fn random_damage_to_images_that_are_only_read_does_no_harm() {
+    let folder = fast_folder();
+    let data: Vec<u8> = (0..2 * MIB).map(|i| (i / 700) as u8).collect();
+    let path = folder.path().join("disk.vhdx");
+    kit::make_vhdx(
+        &path,
+        &data,
+        "subformat=dynamic,block_size=1048576,log_size=1048576",
+    );
+    let good = std::fs::read(&path).unwrap();
+    // One header, regions, metadata and the table of blocks, where QEMU puts them.
+    let targets = [
+        (65536, 80),
+        (131072, 80),
+        (192 << 10, 80),
+        (256 << 10, 80),
+        (2 << 20, 200),
+        (2 << 20 | 65536, 64),
+        (3 << 20, 16),
+    ];
+    damage(&path, &good, &targets, kit::seal_vhdx);
+    let path = folder.path().join("disk.dmg");
+    let good = kit::dmg(&data);
+    let list = good
+        .windows(7)
+        .position(|w| w == b"mish\0\0\0" || w == b"<plist ")
+        .unwrap() as i64;
+    damage(
+        &path,
+        &good,
+        &[(-512, 512), (-512, 240), (list, 2000), (0, 400)],
+        |_| {},
+    );
 }

@@ -1,4 +1,4 @@
-//! QCOW and QED against qemu-img and qemu-io, which both came with them.
+//! QCOW, QED and Parallels images, written in turn by us and by QEMU.
 
 mod kit;
 
@@ -31,6 +31,8 @@ const KINDS: &[(&str, &str, bool)] = &[
     ("qcow2", "compat=1.1,cluster_size=4k,refcount_bits=8", true),
     ("qcow2", "compat=1.1,preallocation=metadata", true),
     ("qcow", "", false),
+    ("parallels", "", true),
+    ("parallels", "cluster_size=64k", true),
     ("qed", "", true),
     ("qed", "cluster_size=4096,table_size=2", true),
 ];
@@ -143,7 +145,11 @@ fn images_that_qemu_made_are_written_in_turn() {
 #[test]
 fn images_that_we_made_are_written_in_turn() {
     let folder = fast_folder();
-    for (id, format) in [("QCOW", "qcow2"), ("QED", "qed")] {
+    for (id, format) in [
+        ("QCOW", "qcow2"),
+        ("QED", "qed"),
+        ("Parallels", "parallels"),
+    ] {
         let path = folder.path().join(format!("disk.{format}"));
         let params = CreateParams::new(20 * MIB + 512, Variant::Dynamic);
         drop(create(&path, id, &params));

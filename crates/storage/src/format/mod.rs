@@ -19,10 +19,14 @@ use crate::Variant;
 use crate::capability;
 use crate::host::HostFile;
 
+pub mod dmg;
+mod extents;
+pub mod parallels;
 pub mod qemu;
 pub mod raw;
 pub mod vdi;
 pub mod vhd;
+pub mod vhdx;
 pub mod vmdk;
 
 /// Every format, in the order in which they are asked about a file: the ones that know their own
@@ -31,25 +35,20 @@ pub static FORMATS: &[&dyn Format] = &[
     &vmdk::Vmdk,
     &vdi::Vdi,
     &vhd::Vhd,
+    &parallels::Parallels,
+    &dmg::Dmg,
     &qemu::Qed,
     &qemu::Qcow,
+    &vhdx::Vhdx,
     &raw::Raw,
 ];
 
 /// Signatures of formats that are known but not readable, so that they are never taken for raw
 /// disks: offset, bytes, name.
-const FOREIGN: &[(usize, &[u8], &str)] = &[
-    (0, b"COWD", "ESX sparse VMDK"),
-    (0, b"vhdxfile", "VHDX"),
-    (0, b"WithoutFreeSpace", "Parallels"),
-    (0, b"WithouFreSpacExt", "Parallels"),
-];
+const FOREIGN: &[(usize, &[u8], &str)] = &[(0, b"COWD", "ESX sparse VMDK")];
 
 /// Bytes of the trailer that fixed VHD and DMG images end with.
 const TRAILER: u64 = 512;
-
-/// Version 4 and a header of 512 bytes, big-endian, follow the signature of a DMG.
-const DMG_TRAILER: &[u8] = b"koly\0\0\0\x04\0\0\x02\0";
 
 /// The format named `id` (`VDI`, `RAW`), in any letter case.
 pub fn format_by_id(id: &str) -> Option<&'static dyn Format> {
@@ -87,16 +86,20 @@ pub fn probe(path: &Path) -> Result<(&'static dyn Format, MediaKind)> {
             return refuse(name);
         }
     }
-    let found = FORMATS
-        .iter()
-        .find_map(|format| Some((*format, format.probe(path, &ends)?)));
-    match found {
-        // The last sector of an image that has a header is a guest's data.
-        Some((format, _)) if format.id() != raw::Raw.id() => {}
-        _ if ends.tail.starts_with(DMG_TRAILER) => return refuse("DMG"),
-        _ => {}
-    }
-    found.ok_or_else(|| Error::unsupported(path, "the format of this image is not known"))
+    let ask = |format: &&'static dyn Format, ends: &Ends| {
+        let kind = format.probe(path, ends)?;
+        Some((*format, kind))
+    };
+    // The last sector of an image that has a header is a guest's data.
+    let headed = Ends {
+        tail: Vec::new(),
+        ..ends.clone()
+    };
+    let mut formats = FORMATS.iter().filter(|format| format.id() != raw::Raw.id());
+    formats
+        .find_map(|format| ask(format, &headed))
+        .or_else(|| FORMATS.iter().find_map(|format| ask(format, &ends)))
+        .ok_or_else(|| Error::unsupported(path, "the format of this image is not known"))
 }
 
 /// Opens an image in the format that [`probe`] finds.
@@ -201,6 +204,32 @@ mod tests {
             Ok((format, _)) => format.id() == "RAW",
             Err(Error::Unsupported { .. }) => false,
             Err(e) => panic!("{e}"),
+        }
+    }
+
+    #[test]
+    fn a_guest_cannot_make_another_format_of_its_disk_by_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, format) in [
+            ("a", "QCOW"),
+            ("b", "QED"),
+            ("c", "Parallels"),
+            ("d", "VDI"),
+        ] {
+            let path = folder.path().join(name);
+            let params = CreateParams::new(1 << 20, Variant::Dynamic);
+            drop(create_image(&path, format, &params, &mut Progress::none()).unwrap());
+            let mut bytes = std::fs::read(&path).unwrap();
+            let mut footer = [0; 512];
+            footer[..8].copy_from_slice(b"conectix");
+            footer[48..56].copy_from_slice(&(bytes.len() as u64).to_be_bytes());
+            bytes.extend_from_slice(&footer);
+            std::fs::write(&path, &bytes).unwrap();
+            assert_eq!(probe(&path).unwrap().0.id(), format);
+            let at = bytes.len() - 512;
+            bytes[at..at + 12].copy_from_slice(b"koly\0\0\0\x04\0\0\x02\0");
+            std::fs::write(&path, &bytes).unwrap();
+            assert_eq!(probe(&path).unwrap().0.id(), format);
         }
     }
 
