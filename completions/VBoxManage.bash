@@ -9,9 +9,17 @@ _vboxmanage_actions() {
         hdproperty) echo "set get delete" ;;
         mediumproperty) echo "set get delete" ;;
         setproperty) echo "machinefolder vrdeauthlibrary websrvauthlibrary vrdeextpack vrdelibrary hwvirtexclusive autostartdbpath loghistorycount defaultfrontend logginglevel proxymode proxyurl language" ;;
+        usbfilter) echo "add modify remove" ;;
         sharedfolder) echo "add remove" ;;
         guestproperty) echo "get enumerate set unset delete wait" ;;
         debugvm) echo "dumpvmcore dumpguestcore info injectnmi getregisters setregisters statistics osdetect osinfo osdmesg stack" ;;
+        metrics) echo "list query" ;;
+        natnet) echo "add list modify remove start stop" ;;
+        natnetwork) echo "add list modify remove start stop" ;;
+        hostonlyif) echo "ipconfig remove" ;;
+        hostonlynet) echo "add modify remove" ;;
+        dhcpserver) echo "add modify remove start restart stop findlease" ;;
+        extpack) echo "uninstall cleanup" ;;
         internalcommands) echo "sethduuid sethdparentuuid dumphdinfo createrawvmdk converttoraw converthd" ;;
     esac
 }
@@ -80,6 +88,9 @@ _vboxmanage_options() {
         "clonemedium") echo "--format --variant --existing --type" ;;
         "convertdd") echo "--format --variant --uuid --type" ;;
         "convertfromraw") echo "--format --variant --uuid --type" ;;
+        "usbfilter add") echo "--target --name --action --active --vendorid --productid --revision --manufacturer --product --port --remote --serialnumber --maskedinterfaces" ;;
+        "usbfilter modify") echo "--target --name --action --active --vendorid --productid --revision --manufacturer --product --port --remote --serialnumber --maskedinterfaces" ;;
+        "usbfilter remove") echo "--target" ;;
         "sharedfolder add") echo "--name --hostpath --readonly --transient --automount --auto-mount-point" ;;
         "sharedfolder remove") echo "--name --hostpath --readonly --transient --automount --auto-mount-point" ;;
         "guestproperty get") echo "--verbose" ;;
@@ -97,6 +108,28 @@ _vboxmanage_options() {
         "debugvm osinfo") echo "--filename --cpu --reset --descriptions --pattern --lines" ;;
         "debugvm osdmesg") echo "--filename --cpu --reset --descriptions --pattern --lines" ;;
         "debugvm stack") echo "--filename --cpu --reset --descriptions --pattern --lines" ;;
+        "natnet add") echo "--netname --network --enable --disable --dhcp --ipv6 --ipv6-default --ipv6-prefix --loopback-4 --loopback-6 --port-forward-4 --port-forward-6" ;;
+        "natnet modify") echo "--netname --network --enable --disable --dhcp --ipv6 --ipv6-default --ipv6-prefix --loopback-4 --loopback-6 --port-forward-4 --port-forward-6" ;;
+        "natnet remove") echo "--netname" ;;
+        "natnet start") echo "--netname" ;;
+        "natnet stop") echo "--netname" ;;
+        "natnetwork add") echo "--netname --network --enable --disable --dhcp --ipv6 --ipv6-default --ipv6-prefix --loopback-4 --loopback-6 --port-forward-4 --port-forward-6" ;;
+        "natnetwork modify") echo "--netname --network --enable --disable --dhcp --ipv6 --ipv6-default --ipv6-prefix --loopback-4 --loopback-6 --port-forward-4 --port-forward-6" ;;
+        "natnetwork remove") echo "--netname" ;;
+        "natnetwork start") echo "--netname" ;;
+        "natnetwork stop") echo "--netname" ;;
+        "hostonlyif ipconfig") echo "--dhcp --ip --netmask --ipv6 --netmasklengthv6" ;;
+        "hostonlynet add") echo "--name --id --netmask --lower-ip --upper-ip --enable --disable" ;;
+        "hostonlynet modify") echo "--name --id --netmask --lower-ip --upper-ip --enable --disable" ;;
+        "hostonlynet remove") echo "--name --id --netmask --lower-ip --upper-ip --enable --disable" ;;
+        "dhcpserver add") echo "--network --interface --server-ip --netmask --lower-ip --upper-ip --enable --disable" ;;
+        "dhcpserver modify") echo "--network --interface --server-ip --netmask --lower-ip --upper-ip --enable --disable" ;;
+        "dhcpserver remove") echo "--network --interface" ;;
+        "dhcpserver start") echo "--network --interface" ;;
+        "dhcpserver restart") echo "--network --interface" ;;
+        "dhcpserver stop") echo "--network --interface" ;;
+        "dhcpserver findlease") echo "--network --interface --mac-address" ;;
+        "extpack uninstall") echo "--force" ;;
         "internalcommands createrawvmdk") echo "--filename --rawdisk" ;;
         "internalcommands converttoraw") echo "--format" ;;
         "internalcommands converthd") echo "--srcformat --dstformat" ;;
@@ -123,7 +156,7 @@ _vboxmanage() {
         fi
     done
     if [ -z "$command" ]; then
-        choices="list showvminfo registervm unregistervm createvm modifyvm clonevm movevm import export startvm controlvm discardstate snapshot closemedium storageattach storagectl bandwidthctl showhdinfo showvdiinfo showmediuminfo createhd createvdi createmedium modifyhd modifyvdi modifymedium clonehd clonevdi clonemedium hdproperty mediumproperty convertdd convertfromraw setextradata getextradata setproperty sharedfolder guestproperty debugvm internalcommands help commands"
+        choices="list showvminfo registervm unregistervm createvm modifyvm clonevm movevm import export startvm controlvm discardstate snapshot closemedium storageattach storagectl bandwidthctl showhdinfo showvdiinfo showmediuminfo createhd createvdi createmedium modifyhd modifyvdi modifymedium clonehd clonevdi clonemedium hdproperty mediumproperty convertdd convertfromraw setextradata getextradata setproperty usbfilter sharedfolder guestproperty debugvm metrics natnet natnetwork hostonlyif hostonlynet dhcpserver extpack internalcommands help commands"
         case "$cur" in -*) choices="--version --nologo --detailed-progress --settingspw --settingspwfile --help" ;; esac
         mapfile -t COMPREPLY < <(compgen -W "$choices" -- "$cur")
         return
@@ -136,10 +169,10 @@ _vboxmanage() {
             ;;
     esac
     [ -n "$action" ] || choices=$actions
-    [ "$command" != help ] || choices="list showvminfo registervm unregistervm createvm modifyvm clonevm movevm import export startvm controlvm discardstate snapshot closemedium storageattach storagectl bandwidthctl showhdinfo showvdiinfo showmediuminfo createhd createvdi createmedium modifyhd modifyvdi modifymedium clonehd clonevdi clonemedium hdproperty mediumproperty convertdd convertfromraw setextradata getextradata setproperty sharedfolder guestproperty debugvm internalcommands help commands"
+    [ "$command" != help ] || choices="list showvminfo registervm unregistervm createvm modifyvm clonevm movevm import export startvm controlvm discardstate snapshot closemedium storageattach storagectl bandwidthctl showhdinfo showvdiinfo showmediuminfo createhd createvdi createmedium modifyhd modifyvdi modifymedium clonehd clonevdi clonemedium hdproperty mediumproperty convertdd convertfromraw setextradata getextradata setproperty usbfilter sharedfolder guestproperty debugvm metrics natnet natnetwork hostonlyif hostonlynet dhcpserver extpack internalcommands help commands"
     mapfile -t COMPREPLY < <(compgen -W "$choices" -- "$cur")
     case "$command" in
-        showvminfo|unregistervm|modifyvm|clonevm|movevm|import|export|startvm|controlvm|discardstate|snapshot|storageattach|storagectl|bandwidthctl|setextradata|getextradata|sharedfolder|guestproperty|debugvm)
+        showvminfo|unregistervm|modifyvm|clonevm|movevm|import|export|startvm|controlvm|discardstate|snapshot|storageattach|storagectl|bandwidthctl|setextradata|getextradata|usbfilter|sharedfolder|guestproperty|debugvm|metrics)
             while IFS= read -r word; do
                 case "$word" in
                     "$cur"*) COMPREPLY+=("$(printf %q "$word")") ;;

@@ -4,14 +4,14 @@ function __vboxmanage_machines
     VBoxManage list vms 2>/dev/null | string replace -rf '^"(.*)" \{[0-9a-f-]*\}$' '$1'
 end
 
-complete -c VBoxManage -f -n __fish_use_subcommand -a 'list showvminfo registervm unregistervm createvm modifyvm clonevm movevm import export startvm controlvm discardstate snapshot closemedium storageattach storagectl bandwidthctl showhdinfo showvdiinfo showmediuminfo createhd createvdi createmedium modifyhd modifyvdi modifymedium clonehd clonevdi clonemedium hdproperty mediumproperty convertdd convertfromraw setextradata getextradata setproperty sharedfolder guestproperty debugvm internalcommands help commands'
+complete -c VBoxManage -f -n __fish_use_subcommand -a 'list showvminfo registervm unregistervm createvm modifyvm clonevm movevm import export startvm controlvm discardstate snapshot closemedium storageattach storagectl bandwidthctl showhdinfo showvdiinfo showmediuminfo createhd createvdi createmedium modifyhd modifyvdi modifymedium clonehd clonevdi clonemedium hdproperty mediumproperty convertdd convertfromraw setextradata getextradata setproperty usbfilter sharedfolder guestproperty debugvm metrics natnet natnetwork hostonlyif hostonlynet dhcpserver extpack internalcommands help commands'
 complete -c VBoxManage -n __fish_use_subcommand -l version
 complete -c VBoxManage -n __fish_use_subcommand -l nologo
 complete -c VBoxManage -n __fish_use_subcommand -l detailed-progress
 complete -c VBoxManage -n __fish_use_subcommand -l settingspw
 complete -c VBoxManage -n __fish_use_subcommand -l settingspwfile
 complete -c VBoxManage -n __fish_use_subcommand -l help
-complete -c VBoxManage -f -n '__fish_seen_subcommand_from help' -a 'list showvminfo registervm unregistervm createvm modifyvm clonevm movevm import export startvm controlvm discardstate snapshot closemedium storageattach storagectl bandwidthctl showhdinfo showvdiinfo showmediuminfo createhd createvdi createmedium modifyhd modifyvdi modifymedium clonehd clonevdi clonemedium hdproperty mediumproperty convertdd convertfromraw setextradata getextradata setproperty sharedfolder guestproperty debugvm internalcommands'
+complete -c VBoxManage -f -n '__fish_seen_subcommand_from help' -a 'list showvminfo registervm unregistervm createvm modifyvm clonevm movevm import export startvm controlvm discardstate snapshot closemedium storageattach storagectl bandwidthctl showhdinfo showvdiinfo showmediuminfo createhd createvdi createmedium modifyhd modifyvdi modifymedium clonehd clonevdi clonemedium hdproperty mediumproperty convertdd convertfromraw setextradata getextradata setproperty usbfilter sharedfolder guestproperty debugvm metrics natnet natnetwork hostonlyif hostonlynet dhcpserver extpack internalcommands'
 complete -c VBoxManage -n '__fish_seen_subcommand_from list; and not __fish_seen_subcommand_from vms runningvms ostypes hostdvds hostfloppies intnets bridgedifs hostonlyifs hostonlynets natnets natnetworks dhcpservers hostinfo hostcpuids hddbackends hdds dvds floppies usbhost usbfilters systemproperties extpacks groups webcams screenshotformats cloudproviders cloudprofiles cloudnets cpu-profiles hostdrives' -a 'vms runningvms ostypes hostdvds hostfloppies intnets bridgedifs hostonlyifs hostonlynets natnets natnetworks dhcpservers hostinfo hostcpuids hddbackends hdds dvds floppies usbhost usbfilters systemproperties extpacks groups webcams screenshotformats cloudproviders cloudprofiles cloudnets cpu-profiles hostdrives'
 complete -c VBoxManage -n '__fish_seen_subcommand_from list; and __fish_seen_subcommand_from vms' -l long
 complete -c VBoxManage -n '__fish_seen_subcommand_from list; and __fish_seen_subcommand_from vms' -l sorted
@@ -708,6 +708,35 @@ complete -c VBoxManage -n '__fish_seen_subcommand_from convertfromraw' -l type
 complete -c VBoxManage -n '__fish_seen_subcommand_from setextradata' -a '(__vboxmanage_machines)'
 complete -c VBoxManage -n '__fish_seen_subcommand_from getextradata' -a '(__vboxmanage_machines)'
 complete -c VBoxManage -n '__fish_seen_subcommand_from setproperty; and not __fish_seen_subcommand_from machinefolder vrdeauthlibrary websrvauthlibrary vrdeextpack vrdelibrary hwvirtexclusive autostartdbpath loghistorycount defaultfrontend logginglevel proxymode proxyurl language' -a 'machinefolder vrdeauthlibrary websrvauthlibrary vrdeextpack vrdelibrary hwvirtexclusive autostartdbpath loghistorycount defaultfrontend logginglevel proxymode proxyurl language'
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter' -a '(__vboxmanage_machines)'
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and not __fish_seen_subcommand_from add modify remove' -a 'add modify remove'
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from add' -l target
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from add' -l name
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from add' -l action
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from add' -l active
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from add' -l vendorid
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from add' -l productid
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from add' -l revision
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from add' -l manufacturer
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from add' -l product
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from add' -l port
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from add' -l remote
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from add' -l serialnumber
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from add' -l maskedinterfaces
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from modify' -l target
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from modify' -l name
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from modify' -l action
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from modify' -l active
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from modify' -l vendorid
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from modify' -l productid
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from modify' -l revision
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from modify' -l manufacturer
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from modify' -l product
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from modify' -l port
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from modify' -l remote
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from modify' -l serialnumber
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from modify' -l maskedinterfaces
+complete -c VBoxManage -n '__fish_seen_subcommand_from usbfilter; and __fish_seen_subcommand_from remove' -l target
 complete -c VBoxManage -n '__fish_seen_subcommand_from sharedfolder' -a '(__vboxmanage_machines)'
 complete -c VBoxManage -n '__fish_seen_subcommand_from sharedfolder; and not __fish_seen_subcommand_from add remove' -a 'add remove'
 complete -c VBoxManage -n '__fish_seen_subcommand_from sharedfolder; and __fish_seen_subcommand_from add' -l name
@@ -801,6 +830,122 @@ complete -c VBoxManage -n '__fish_seen_subcommand_from debugvm; and __fish_seen_
 complete -c VBoxManage -n '__fish_seen_subcommand_from debugvm; and __fish_seen_subcommand_from stack' -l descriptions
 complete -c VBoxManage -n '__fish_seen_subcommand_from debugvm; and __fish_seen_subcommand_from stack' -l pattern
 complete -c VBoxManage -n '__fish_seen_subcommand_from debugvm; and __fish_seen_subcommand_from stack' -l lines
+complete -c VBoxManage -n '__fish_seen_subcommand_from metrics' -a '(__vboxmanage_machines)'
+complete -c VBoxManage -n '__fish_seen_subcommand_from metrics; and not __fish_seen_subcommand_from list query' -a 'list query'
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and not __fish_seen_subcommand_from add list modify remove start stop' -a 'add list modify remove start stop'
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from add' -l netname
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from add' -l network
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from add' -l enable
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from add' -l disable
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from add' -l dhcp
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from add' -l ipv6
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from add' -l ipv6-default
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from add' -l ipv6-prefix
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from add' -l loopback-4
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from add' -l loopback-6
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from add' -l port-forward-4
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from add' -l port-forward-6
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from modify' -l netname
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from modify' -l network
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from modify' -l enable
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from modify' -l disable
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from modify' -l dhcp
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from modify' -l ipv6
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from modify' -l ipv6-default
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from modify' -l ipv6-prefix
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from modify' -l loopback-4
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from modify' -l loopback-6
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from modify' -l port-forward-4
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from modify' -l port-forward-6
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from remove' -l netname
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from start' -l netname
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnet; and __fish_seen_subcommand_from stop' -l netname
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and not __fish_seen_subcommand_from add list modify remove start stop' -a 'add list modify remove start stop'
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from add' -l netname
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from add' -l network
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from add' -l enable
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from add' -l disable
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from add' -l dhcp
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from add' -l ipv6
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from add' -l ipv6-default
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from add' -l ipv6-prefix
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from add' -l loopback-4
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from add' -l loopback-6
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from add' -l port-forward-4
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from add' -l port-forward-6
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from modify' -l netname
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from modify' -l network
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from modify' -l enable
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from modify' -l disable
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from modify' -l dhcp
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from modify' -l ipv6
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from modify' -l ipv6-default
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from modify' -l ipv6-prefix
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from modify' -l loopback-4
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from modify' -l loopback-6
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from modify' -l port-forward-4
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from modify' -l port-forward-6
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from remove' -l netname
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from start' -l netname
+complete -c VBoxManage -n '__fish_seen_subcommand_from natnetwork; and __fish_seen_subcommand_from stop' -l netname
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlyif; and not __fish_seen_subcommand_from ipconfig remove' -a 'ipconfig remove'
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlyif; and __fish_seen_subcommand_from ipconfig' -l dhcp
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlyif; and __fish_seen_subcommand_from ipconfig' -l ip
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlyif; and __fish_seen_subcommand_from ipconfig' -l netmask
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlyif; and __fish_seen_subcommand_from ipconfig' -l ipv6
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlyif; and __fish_seen_subcommand_from ipconfig' -l netmasklengthv6
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlynet; and not __fish_seen_subcommand_from add modify remove' -a 'add modify remove'
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlynet; and __fish_seen_subcommand_from add' -l name
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlynet; and __fish_seen_subcommand_from add' -l id
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlynet; and __fish_seen_subcommand_from add' -l netmask
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlynet; and __fish_seen_subcommand_from add' -l lower-ip
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlynet; and __fish_seen_subcommand_from add' -l upper-ip
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlynet; and __fish_seen_subcommand_from add' -l enable
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlynet; and __fish_seen_subcommand_from add' -l disable
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlynet; and __fish_seen_subcommand_from modify' -l name
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlynet; and __fish_seen_subcommand_from modify' -l id
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlynet; and __fish_seen_subcommand_from modify' -l netmask
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlynet; and __fish_seen_subcommand_from modify' -l lower-ip
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlynet; and __fish_seen_subcommand_from modify' -l upper-ip
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlynet; and __fish_seen_subcommand_from modify' -l enable
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlynet; and __fish_seen_subcommand_from modify' -l disable
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlynet; and __fish_seen_subcommand_from remove' -l name
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlynet; and __fish_seen_subcommand_from remove' -l id
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlynet; and __fish_seen_subcommand_from remove' -l netmask
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlynet; and __fish_seen_subcommand_from remove' -l lower-ip
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlynet; and __fish_seen_subcommand_from remove' -l upper-ip
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlynet; and __fish_seen_subcommand_from remove' -l enable
+complete -c VBoxManage -n '__fish_seen_subcommand_from hostonlynet; and __fish_seen_subcommand_from remove' -l disable
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and not __fish_seen_subcommand_from add modify remove start restart stop findlease' -a 'add modify remove start restart stop findlease'
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from add' -l network
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from add' -l interface
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from add' -l server-ip
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from add' -l netmask
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from add' -l lower-ip
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from add' -l upper-ip
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from add' -l enable
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from add' -l disable
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from modify' -l network
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from modify' -l interface
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from modify' -l server-ip
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from modify' -l netmask
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from modify' -l lower-ip
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from modify' -l upper-ip
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from modify' -l enable
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from modify' -l disable
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from remove' -l network
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from remove' -l interface
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from start' -l network
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from start' -l interface
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from restart' -l network
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from restart' -l interface
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from stop' -l network
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from stop' -l interface
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from findlease' -l network
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from findlease' -l interface
+complete -c VBoxManage -n '__fish_seen_subcommand_from dhcpserver; and __fish_seen_subcommand_from findlease' -l mac-address
+complete -c VBoxManage -n '__fish_seen_subcommand_from extpack; and not __fish_seen_subcommand_from uninstall cleanup' -a 'uninstall cleanup'
+complete -c VBoxManage -n '__fish_seen_subcommand_from extpack; and __fish_seen_subcommand_from uninstall' -l force
 complete -c VBoxManage -n '__fish_seen_subcommand_from internalcommands; and not __fish_seen_subcommand_from sethduuid sethdparentuuid dumphdinfo createrawvmdk converttoraw converthd' -a 'sethduuid sethdparentuuid dumphdinfo createrawvmdk converttoraw converthd'
 complete -c VBoxManage -n '__fish_seen_subcommand_from internalcommands; and __fish_seen_subcommand_from createrawvmdk' -l filename
 complete -c VBoxManage -n '__fish_seen_subcommand_from internalcommands; and __fish_seen_subcommand_from createrawvmdk' -l rawdisk

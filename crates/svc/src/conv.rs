@@ -97,6 +97,7 @@ words! {
         Disabled = Disabled, MenuOnly = MenuOnly, MessageAndMenu = MessageAndMenu,
     }
     TpmType = TpmType { None = None, v1_2 = V1_2, v2_0 = V2_0, Host = Host, Swtpm = Swtpm }
+    USBDeviceFilterAction = UsbFilterAction { Ignore = Ignore, Hold = Hold }
     USBControllerType = UsbControllerType { OHCI = Ohci, EHCI = Ehci, XHCI = Xhci }
     NetworkAdapterType = NetworkAdapterType {
         Am79C970A = Am79C970A, Am79C973 = Am79C973, Am79C960 = Am79C960, I82540EM = I82540EM,

@@ -2,11 +2,14 @@
 
 use crate::constants;
 use crate::conv::not_found;
+use crate::state::Svc;
+use crate::usbfilter::UsbDeviceFilter;
 use api::types::*;
 use api::{Call, ObjRef, server};
 use std::fs;
+use std::sync::Arc;
 
-pub struct HostObject;
+pub struct HostObject(pub Arc<Svc>);
 
 /// Host drives have no objects yet; their references say which device they are.
 pub fn drive_path(device: &str) -> ObjRef {
@@ -74,7 +77,6 @@ impl server::IHost for HostObject {
         floppy_drives: Vec<ObjRef> = Vec::new();
         audio_devices: Vec<ObjRef> = Vec::new();
         usb_devices: Vec<ObjRef> = Vec::new();
-        usb_device_filters: Vec<ObjRef> = Vec::new();
         network_interfaces: Vec<ObjRef> = Vec::new();
         video_input_devices: Vec<ObjRef> = Vec::new();
         host_drives: Vec<ObjRef> = Vec::new();
@@ -87,6 +89,24 @@ impl server::IHost for HostObject {
         memory_size: u32 = memory("MemTotal");
         memory_available: u32 = memory("MemAvailable");
         utc_time: i64 = crate::state::now();
+    }
+
+    fn usb_device_filters(&self, _cx: &Call) -> api::Result<Vec<ObjRef>> {
+        Ok(UsbDeviceFilter::all_of_host(&self.0))
+    }
+    fn create_usb_device_filter(&self, cx: &Call, name: String) -> api::Result<ObjRef> {
+        Ok(cx.export(Arc::new(UsbDeviceFilter::loose(name))))
+    }
+    fn insert_usb_device_filter(
+        &self,
+        cx: &Call,
+        position: u32,
+        filter: ObjRef,
+    ) -> api::Result<()> {
+        UsbDeviceFilter::insert_into_host(cx, &self.0, position, &filter)
+    }
+    fn remove_usb_device_filter(&self, _cx: &Call, position: u32) -> api::Result<()> {
+        UsbDeviceFilter::remove_from_host(&self.0, position)
     }
 
     fn os_version(&self, _cx: &Call) -> api::Result<String> {

@@ -13,6 +13,7 @@ mod machine;
 mod media;
 mod medium;
 mod mediumformat;
+mod netservice;
 mod network;
 mod ostypes;
 mod parts;
@@ -25,6 +26,7 @@ mod state;
 mod storagecontroller;
 mod store;
 mod system;
+mod usbfilter;
 mod view;
 mod virtualbox;
 

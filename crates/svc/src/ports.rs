@@ -4,7 +4,7 @@ use crate::conv::{FromModel, ToModel, invalid};
 use crate::view::{View, gone};
 use crate::{constants, fields};
 use api::types::*;
-use api::{Call, ObjRef, server};
+use api::{Call, server};
 use settings::model as m;
 
 pub struct SerialPort {
@@ -143,46 +143,6 @@ impl server::IUSBController for UsbController {
     }
 }
 api::object!(UsbController: IUSBController);
-
-/// Filters are read; changing them waits for USB itself.
-pub struct UsbDeviceFilters(pub View);
-
-impl server::IUSBDeviceFilters for UsbDeviceFilters {
-    fn device_filters(&self, cx: &Call) -> api::Result<Vec<ObjRef>> {
-        let filters = self.0.get(|m| m.hardware.usb.filters.clone())?;
-        Ok(filters
-            .into_iter()
-            .map(|f| cx.export(std::sync::Arc::new(UsbDeviceFilter(f))))
-            .collect())
-    }
-}
-api::object!(UsbDeviceFilters: IUSBDeviceFilters);
-
-/// One filter as it was when it was asked for.
-pub struct UsbDeviceFilter(m::UsbFilter);
-
-impl UsbDeviceFilter {
-    fn get<R>(&self, f: impl FnOnce(&m::UsbFilter) -> R) -> api::Result<R> {
-        Ok(f(&self.0))
-    }
-}
-
-impl server::IUSBDeviceFilter for UsbDeviceFilter {
-    fields! {
-        name: String = name;
-        active: bool = active;
-        vendor_id: String = vendor_id;
-        product_id: String = product_id;
-        revision: String = revision;
-        manufacturer: String = manufacturer;
-        product: String = product;
-        serial_number: String = serial_number;
-        port: String = port;
-        remote: String = remote;
-        masked_interfaces: u32 = masked_interfaces;
-    }
-}
-api::object!(UsbDeviceFilter: IUSBDeviceFilter);
 
 pub struct SharedFolder {
     pub view: View,

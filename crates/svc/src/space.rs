@@ -5,8 +5,8 @@ use crate::machine::MachineObject;
 use crate::state::Svc;
 use crate::view::View;
 use crate::{
-    cpuprofile, host, medium, mediumformat, network, parts, ports, snapshot, storagecontroller,
-    system, virtualbox,
+    cpuprofile, host, medium, mediumformat, netservice, network, parts, ports, snapshot,
+    storagecontroller, system, usbfilter, virtualbox,
 };
 use api::Object;
 use api::ipc::{ObjectSpace, Peer};
@@ -25,7 +25,25 @@ impl ObjectSpace for Space {
             ("VirtualBox", None) => Some(Arc::new(virtualbox::VirtualBoxObject(svc))),
             ("VirtualBox", Some("EventSource")) => Some(svc.events.clone()),
             ("VirtualBox", Some("SystemProperties")) => Some(Arc::new(system::SystemObject(svc))),
-            ("VirtualBox", Some("Host")) if rest.is_empty() => Some(Arc::new(host::HostObject)),
+            ("VirtualBox", Some("Host")) if rest.is_empty() => {
+                Some(Arc::new(host::HostObject(svc)))
+            }
+            ("VirtualBox", Some("Host")) => {
+                let index = rest.strip_prefix("USBDeviceFilter/")?.parse().ok()?;
+                Some(Arc::new(usbfilter::UsbDeviceFilter::of_host(svc, index)))
+            }
+            ("NatNetwork", Some(key)) => {
+                let key = decode(key)?;
+                Some(Arc::new(netservice::NatNetwork { svc, key }))
+            }
+            ("HostOnlyNetwork", Some(key)) => {
+                let key = decode(key)?;
+                Some(Arc::new(netservice::HostOnlyNetwork { svc, key }))
+            }
+            ("DhcpServer", Some(key)) => {
+                let key = decode(key)?;
+                Some(Arc::new(netservice::DhcpServer { svc, key }))
+            }
             ("CPUProfile", Some(id)) => cpuprofile::object(id),
             ("MediumFormat", Some(id)) => mediumformat::object(id),
             ("Medium", Some(id)) => {
@@ -131,7 +149,8 @@ fn part(view: View, path: &str) -> Option<Arc<dyn Object>> {
         "BandwidthControl" => Arc::new(parts::BandwidthControl(view)),
         "AudioSettings" if which.is_none() => Arc::new(parts::AudioSettings(view)),
         "AudioSettings" => Arc::new(parts::AudioAdapter(view)),
-        "USBDeviceFilters" => Arc::new(ports::UsbDeviceFilters(view)),
+        "USBDeviceFilters" => Arc::new(usbfilter::UsbDeviceFilters(view)),
+        "USBDeviceFilter" => Arc::new(usbfilter::UsbDeviceFilter::of_machine(view, index()?)),
         "USBController" => Arc::new(ports::UsbController {
             view,
             index: index()?,

@@ -3,6 +3,7 @@
 use crate::conv::{file_error, invalid, not_found};
 use crate::machine::{check_name, checked_groups, name_is_free, register_path};
 use crate::medium;
+use crate::netservice::{DhcpServer, HostOnlyNetwork, NatNetwork};
 use crate::session::{Session, SessionObject};
 use crate::state::{Entry, Svc};
 use crate::store::MachineFile;
@@ -100,9 +101,6 @@ impl server::IVirtualBox for VirtualBoxObject {
         system_properties: ObjRef = ObjRef::new("/VirtualBox/SystemProperties");
         event_source: ObjRef = ObjRef::new("/VirtualBox/EventSource");
         shared_folders: Vec<ObjRef> = Vec::new();
-        dhcp_servers: Vec<ObjRef> = Vec::new();
-        nat_networks: Vec<ObjRef> = Vec::new();
-        host_only_networks: Vec<ObjRef> = Vec::new();
         cloud_networks: Vec<ObjRef> = Vec::new();
         generic_network_drivers: Vec<String> = Vec::new();
     }
@@ -220,6 +218,50 @@ impl server::IVirtualBox for VirtualBoxObject {
             all.dedup();
             all
         }))
+    }
+
+    // --- Networks of no machine ------------------------------------------------------------------
+
+    fn nat_networks(&self, _cx: &Call) -> api::Result<Vec<ObjRef>> {
+        Ok(NatNetwork::all(&self.0))
+    }
+    fn create_nat_network(&self, _cx: &Call, name: String) -> api::Result<ObjRef> {
+        NatNetwork::create(&self.0, &name)
+    }
+    fn find_nat_network_by_name(&self, _cx: &Call, name: String) -> api::Result<ObjRef> {
+        NatNetwork::find(&self.0, &name, |n| n.name == name)
+    }
+    fn remove_nat_network(&self, _cx: &Call, network: ObjRef) -> api::Result<()> {
+        NatNetwork::remove(&self.0, &network)
+    }
+    fn host_only_networks(&self, _cx: &Call) -> api::Result<Vec<ObjRef>> {
+        Ok(HostOnlyNetwork::all(&self.0))
+    }
+    fn create_host_only_network(&self, _cx: &Call, name: String) -> api::Result<ObjRef> {
+        HostOnlyNetwork::create(&self.0, &name)
+    }
+    fn find_host_only_network_by_name(&self, _cx: &Call, name: String) -> api::Result<ObjRef> {
+        HostOnlyNetwork::find(&self.0, &name, |n| n.name == name)
+    }
+    fn find_host_only_network_by_id(&self, _cx: &Call, id: String) -> api::Result<ObjRef> {
+        HostOnlyNetwork::find(&self.0, &id, |n| {
+            iprt::uuid::parse(&id).is_some_and(|id| iprt::uuid::parse(&n.id) == Some(id))
+        })
+    }
+    fn remove_host_only_network(&self, _cx: &Call, network: ObjRef) -> api::Result<()> {
+        HostOnlyNetwork::remove(&self.0, &network)
+    }
+    fn dhcp_servers(&self, _cx: &Call) -> api::Result<Vec<ObjRef>> {
+        Ok(DhcpServer::all(&self.0))
+    }
+    fn create_dhcp_server(&self, _cx: &Call, name: String) -> api::Result<ObjRef> {
+        DhcpServer::create(&self.0, &name)
+    }
+    fn find_dhcp_server_by_network_name(&self, _cx: &Call, name: String) -> api::Result<ObjRef> {
+        DhcpServer::find(&self.0, &name, |n| n.network_name == name)
+    }
+    fn remove_dhcp_server(&self, _cx: &Call, server: ObjRef) -> api::Result<()> {
+        DhcpServer::remove(&self.0, &server)
     }
 
     fn compose_machine_filename(

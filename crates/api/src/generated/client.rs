@@ -2091,6 +2091,94 @@ impl USBDeviceFilter {
 }
 
 #[derive(Debug, Clone)]
+pub struct HostUSBDeviceFilter(Proxy);
+client_interface!(HostUSBDeviceFilter, "IHostUSBDeviceFilter");
+
+impl HostUSBDeviceFilter {
+    pub fn action(&self) -> Result<USBDeviceFilterAction> {
+        self.0.get("IHostUSBDeviceFilter", "action")
+    }
+    pub fn set_action(&self, value: USBDeviceFilterAction) -> Result<()> {
+        self.0
+            .set("IHostUSBDeviceFilter", "action", Wire::into_val(value))
+    }
+    pub fn name(&self) -> Result<String> {
+        self.0.get("IUSBDeviceFilter", "name")
+    }
+    pub fn set_name(&self, value: &str) -> Result<()> {
+        self.0.set("IUSBDeviceFilter", "name", Val::from(value))
+    }
+    pub fn active(&self) -> Result<bool> {
+        self.0.get("IUSBDeviceFilter", "active")
+    }
+    pub fn set_active(&self, value: bool) -> Result<()> {
+        self.0
+            .set("IUSBDeviceFilter", "active", Wire::into_val(value))
+    }
+    pub fn vendor_id(&self) -> Result<String> {
+        self.0.get("IUSBDeviceFilter", "vendorId")
+    }
+    pub fn set_vendor_id(&self, value: &str) -> Result<()> {
+        self.0.set("IUSBDeviceFilter", "vendorId", Val::from(value))
+    }
+    pub fn product_id(&self) -> Result<String> {
+        self.0.get("IUSBDeviceFilter", "productId")
+    }
+    pub fn set_product_id(&self, value: &str) -> Result<()> {
+        self.0
+            .set("IUSBDeviceFilter", "productId", Val::from(value))
+    }
+    pub fn revision(&self) -> Result<String> {
+        self.0.get("IUSBDeviceFilter", "revision")
+    }
+    pub fn set_revision(&self, value: &str) -> Result<()> {
+        self.0.set("IUSBDeviceFilter", "revision", Val::from(value))
+    }
+    pub fn manufacturer(&self) -> Result<String> {
+        self.0.get("IUSBDeviceFilter", "manufacturer")
+    }
+    pub fn set_manufacturer(&self, value: &str) -> Result<()> {
+        self.0
+            .set("IUSBDeviceFilter", "manufacturer", Val::from(value))
+    }
+    pub fn product(&self) -> Result<String> {
+        self.0.get("IUSBDeviceFilter", "product")
+    }
+    pub fn set_product(&self, value: &str) -> Result<()> {
+        self.0.set("IUSBDeviceFilter", "product", Val::from(value))
+    }
+    pub fn serial_number(&self) -> Result<String> {
+        self.0.get("IUSBDeviceFilter", "serialNumber")
+    }
+    pub fn set_serial_number(&self, value: &str) -> Result<()> {
+        self.0
+            .set("IUSBDeviceFilter", "serialNumber", Val::from(value))
+    }
+    pub fn port(&self) -> Result<String> {
+        self.0.get("IUSBDeviceFilter", "port")
+    }
+    pub fn set_port(&self, value: &str) -> Result<()> {
+        self.0.set("IUSBDeviceFilter", "port", Val::from(value))
+    }
+    pub fn remote(&self) -> Result<String> {
+        self.0.get("IUSBDeviceFilter", "remote")
+    }
+    pub fn set_remote(&self, value: &str) -> Result<()> {
+        self.0.set("IUSBDeviceFilter", "remote", Val::from(value))
+    }
+    pub fn masked_interfaces(&self) -> Result<u32> {
+        self.0.get("IUSBDeviceFilter", "maskedInterfaces")
+    }
+    pub fn set_masked_interfaces(&self, value: u32) -> Result<()> {
+        self.0.set(
+            "IUSBDeviceFilter",
+            "maskedInterfaces",
+            Wire::into_val(value),
+        )
+    }
+}
+
+#[derive(Debug, Clone)]
 pub struct USBDevice(Proxy);
 client_interface!(USBDevice, "IUSBDevice");
 
@@ -3646,7 +3734,7 @@ impl Host {
     pub fn usb_devices(&self) -> Result<Vec<AnyObject>> {
         self.0.get("IHost", "USBDevices")
     }
-    pub fn usb_device_filters(&self) -> Result<Vec<AnyObject>> {
+    pub fn usb_device_filters(&self) -> Result<Vec<HostUSBDeviceFilter>> {
         self.0.get("IHost", "USBDeviceFilters")
     }
     pub fn network_interfaces(&self) -> Result<Vec<HostNetworkInterface>> {
@@ -3761,12 +3849,16 @@ impl Host {
             )?
             .single()
     }
-    pub fn create_usb_device_filter(&self, name: &str) -> Result<AnyObject> {
+    pub fn create_usb_device_filter(&self, name: &str) -> Result<HostUSBDeviceFilter> {
         self.0
             .call("IHost", "createUSBDeviceFilter", vec![Val::from(name)])?
             .single()
     }
-    pub fn insert_usb_device_filter(&self, position: u32, filter: &AnyObject) -> Result<()> {
+    pub fn insert_usb_device_filter(
+        &self,
+        position: u32,
+        filter: &HostUSBDeviceFilter,
+    ) -> Result<()> {
         self.0
             .call(
                 "IHost",
@@ -6276,6 +6368,271 @@ impl MediumFormat {
     }
 }
 
+/// A NAT network that machines share.
+#[derive(Debug, Clone)]
+pub struct NATNetwork(Proxy);
+client_interface!(NATNetwork, "INATNetwork");
+
+impl NATNetwork {
+    pub fn network_name(&self) -> Result<String> {
+        self.0.get("INATNetwork", "networkName")
+    }
+    pub fn set_network_name(&self, value: &str) -> Result<()> {
+        self.0.set("INATNetwork", "networkName", Val::from(value))
+    }
+    pub fn enabled(&self) -> Result<bool> {
+        self.0.get("INATNetwork", "enabled")
+    }
+    pub fn set_enabled(&self, value: bool) -> Result<()> {
+        self.0.set("INATNetwork", "enabled", Wire::into_val(value))
+    }
+    pub fn network(&self) -> Result<String> {
+        self.0.get("INATNetwork", "network")
+    }
+    pub fn set_network(&self, value: &str) -> Result<()> {
+        self.0.set("INATNetwork", "network", Val::from(value))
+    }
+    pub fn gateway(&self) -> Result<String> {
+        self.0.get("INATNetwork", "gateway")
+    }
+    pub fn ipv6_enabled(&self) -> Result<bool> {
+        self.0.get("INATNetwork", "IPv6Enabled")
+    }
+    pub fn set_ipv6_enabled(&self, value: bool) -> Result<()> {
+        self.0
+            .set("INATNetwork", "IPv6Enabled", Wire::into_val(value))
+    }
+    pub fn ipv6_prefix(&self) -> Result<String> {
+        self.0.get("INATNetwork", "IPv6Prefix")
+    }
+    pub fn set_ipv6_prefix(&self, value: &str) -> Result<()> {
+        self.0.set("INATNetwork", "IPv6Prefix", Val::from(value))
+    }
+    pub fn advertise_default_ipv6_route_enabled(&self) -> Result<bool> {
+        self.0
+            .get("INATNetwork", "advertiseDefaultIPv6RouteEnabled")
+    }
+    pub fn set_advertise_default_ipv6_route_enabled(&self, value: bool) -> Result<()> {
+        self.0.set(
+            "INATNetwork",
+            "advertiseDefaultIPv6RouteEnabled",
+            Wire::into_val(value),
+        )
+    }
+    pub fn need_dhcp_server(&self) -> Result<bool> {
+        self.0.get("INATNetwork", "needDhcpServer")
+    }
+    pub fn set_need_dhcp_server(&self, value: bool) -> Result<()> {
+        self.0
+            .set("INATNetwork", "needDhcpServer", Wire::into_val(value))
+    }
+    pub fn event_source(&self) -> Result<EventSource> {
+        self.0.get("INATNetwork", "eventSource")
+    }
+    /// name:proto:[hostip]:hostport:[guestip]:guestport
+    pub fn port_forward_rules4(&self) -> Result<Vec<String>> {
+        self.0.get("INATNetwork", "portForwardRules4")
+    }
+    /// address=offset
+    pub fn local_mappings(&self) -> Result<Vec<String>> {
+        self.0.get("INATNetwork", "localMappings")
+    }
+    pub fn loopback_ip6(&self) -> Result<i32> {
+        self.0.get("INATNetwork", "loopbackIp6")
+    }
+    pub fn set_loopback_ip6(&self, value: i32) -> Result<()> {
+        self.0
+            .set("INATNetwork", "loopbackIp6", Wire::into_val(value))
+    }
+    pub fn port_forward_rules6(&self) -> Result<Vec<String>> {
+        self.0.get("INATNetwork", "portForwardRules6")
+    }
+    pub fn add_local_mapping(&self, hostid: &str, offset: i32) -> Result<()> {
+        self.0
+            .call(
+                "INATNetwork",
+                "addLocalMapping",
+                vec![Val::from(hostid), Wire::into_val(offset)],
+            )?
+            .end()
+    }
+    pub fn add_port_forward_rule(
+        &self,
+        is_ipv6: bool,
+        rule_name: &str,
+        proto: NATProtocol,
+        host_ip: &str,
+        host_port: u16,
+        guest_ip: &str,
+        guest_port: u16,
+    ) -> Result<()> {
+        self.0
+            .call(
+                "INATNetwork",
+                "addPortForwardRule",
+                vec![
+                    Wire::into_val(is_ipv6),
+                    Val::from(rule_name),
+                    Wire::into_val(proto),
+                    Val::from(host_ip),
+                    Wire::into_val(host_port),
+                    Val::from(guest_ip),
+                    Wire::into_val(guest_port),
+                ],
+            )?
+            .end()
+    }
+    pub fn remove_port_forward_rule(&self, is_ipv6: bool, rule_name: &str) -> Result<()> {
+        self.0
+            .call(
+                "INATNetwork",
+                "removePortForwardRule",
+                vec![Wire::into_val(is_ipv6), Val::from(rule_name)],
+            )?
+            .end()
+    }
+    pub fn start(&self) -> Result<()> {
+        self.0.call("INATNetwork", "start", vec![])?.end()
+    }
+    pub fn stop(&self) -> Result<()> {
+        self.0.call("INATNetwork", "stop", vec![])?.end()
+    }
+}
+
+/// A host-only network without an interface of its own.
+#[derive(Debug, Clone)]
+pub struct HostOnlyNetwork(Proxy);
+client_interface!(HostOnlyNetwork, "IHostOnlyNetwork");
+
+impl HostOnlyNetwork {
+    pub fn network_name(&self) -> Result<String> {
+        self.0.get("IHostOnlyNetwork", "networkName")
+    }
+    pub fn set_network_name(&self, value: &str) -> Result<()> {
+        self.0
+            .set("IHostOnlyNetwork", "networkName", Val::from(value))
+    }
+    pub fn enabled(&self) -> Result<bool> {
+        self.0.get("IHostOnlyNetwork", "enabled")
+    }
+    pub fn set_enabled(&self, value: bool) -> Result<()> {
+        self.0
+            .set("IHostOnlyNetwork", "enabled", Wire::into_val(value))
+    }
+    pub fn network_mask(&self) -> Result<String> {
+        self.0.get("IHostOnlyNetwork", "networkMask")
+    }
+    pub fn set_network_mask(&self, value: &str) -> Result<()> {
+        self.0
+            .set("IHostOnlyNetwork", "networkMask", Val::from(value))
+    }
+    pub fn host_ip(&self) -> Result<String> {
+        self.0.get("IHostOnlyNetwork", "hostIP")
+    }
+    pub fn lower_ip(&self) -> Result<String> {
+        self.0.get("IHostOnlyNetwork", "lowerIP")
+    }
+    pub fn set_lower_ip(&self, value: &str) -> Result<()> {
+        self.0.set("IHostOnlyNetwork", "lowerIP", Val::from(value))
+    }
+    pub fn upper_ip(&self) -> Result<String> {
+        self.0.get("IHostOnlyNetwork", "upperIP")
+    }
+    pub fn set_upper_ip(&self, value: &str) -> Result<()> {
+        self.0.set("IHostOnlyNetwork", "upperIP", Val::from(value))
+    }
+    pub fn id(&self) -> Result<String> {
+        self.0.get("IHostOnlyNetwork", "id")
+    }
+    pub fn set_id(&self, value: &str) -> Result<()> {
+        self.0.set("IHostOnlyNetwork", "id", Val::from(value))
+    }
+}
+
+/// The DHCP server of a network.
+#[derive(Debug, Clone)]
+pub struct DHCPServer(Proxy);
+client_interface!(DHCPServer, "IDHCPServer");
+
+impl DHCPServer {
+    pub fn event_source(&self) -> Result<EventSource> {
+        self.0.get("IDHCPServer", "eventSource")
+    }
+    pub fn enabled(&self) -> Result<bool> {
+        self.0.get("IDHCPServer", "enabled")
+    }
+    pub fn set_enabled(&self, value: bool) -> Result<()> {
+        self.0.set("IDHCPServer", "enabled", Wire::into_val(value))
+    }
+    pub fn ip_address(&self) -> Result<String> {
+        self.0.get("IDHCPServer", "IPAddress")
+    }
+    pub fn network_mask(&self) -> Result<String> {
+        self.0.get("IDHCPServer", "networkMask")
+    }
+    pub fn network_name(&self) -> Result<String> {
+        self.0.get("IDHCPServer", "networkName")
+    }
+    pub fn lower_ip(&self) -> Result<String> {
+        self.0.get("IDHCPServer", "lowerIP")
+    }
+    pub fn upper_ip(&self) -> Result<String> {
+        self.0.get("IDHCPServer", "upperIP")
+    }
+    pub fn global_config(&self) -> Result<AnyObject> {
+        self.0.get("IDHCPServer", "globalConfig")
+    }
+    pub fn group_configs(&self) -> Result<Vec<AnyObject>> {
+        self.0.get("IDHCPServer", "groupConfigs")
+    }
+    pub fn individual_configs(&self) -> Result<Vec<AnyObject>> {
+        self.0.get("IDHCPServer", "individualConfigs")
+    }
+    pub fn set_configuration(
+        &self,
+        ip_address: &str,
+        network_mask: &str,
+        from_ip_address: &str,
+        to_ip_address: &str,
+    ) -> Result<()> {
+        self.0
+            .call(
+                "IDHCPServer",
+                "setConfiguration",
+                vec![
+                    Val::from(ip_address),
+                    Val::from(network_mask),
+                    Val::from(from_ip_address),
+                    Val::from(to_ip_address),
+                ],
+            )?
+            .end()
+    }
+    pub fn start(&self, trunk_name: &str, trunk_type: &str) -> Result<()> {
+        self.0
+            .call(
+                "IDHCPServer",
+                "start",
+                vec![Val::from(trunk_name), Val::from(trunk_type)],
+            )?
+            .end()
+    }
+    pub fn stop(&self) -> Result<()> {
+        self.0.call("IDHCPServer", "stop", vec![])?.end()
+    }
+    pub fn restart(&self) -> Result<()> {
+        self.0.call("IDHCPServer", "restart", vec![])?.end()
+    }
+    pub fn find_lease_by_mac(&self, mac: &str, type_: i32) -> Result<(String, String, i64, i64)> {
+        let mut r = self.0.call(
+            "IDHCPServer",
+            "findLeaseByMAC",
+            vec![Val::from(mac), Wire::into_val(type_)],
+        )?;
+        Ok((r.take()?, r.take()?, r.take()?, r.take()?))
+    }
+}
+
 /// One client's lock on one machine.
 #[derive(Debug, Clone)]
 pub struct Session(Proxy);
@@ -6525,10 +6882,10 @@ impl VirtualBox {
     pub fn performance_collector(&self) -> Result<AnyObject> {
         self.0.get("IVirtualBox", "performanceCollector")
     }
-    pub fn dhcp_servers(&self) -> Result<Vec<AnyObject>> {
+    pub fn dhcp_servers(&self) -> Result<Vec<DHCPServer>> {
         self.0.get("IVirtualBox", "DHCPServers")
     }
-    pub fn nat_networks(&self) -> Result<Vec<AnyObject>> {
+    pub fn nat_networks(&self) -> Result<Vec<NATNetwork>> {
         self.0.get("IVirtualBox", "NATNetworks")
     }
     pub fn event_source(&self) -> Result<EventSource> {
@@ -6537,7 +6894,7 @@ impl VirtualBox {
     pub fn internal_networks(&self) -> Result<Vec<String>> {
         self.0.get("IVirtualBox", "internalNetworks")
     }
-    pub fn host_only_networks(&self) -> Result<Vec<AnyObject>> {
+    pub fn host_only_networks(&self) -> Result<Vec<HostOnlyNetwork>> {
         self.0.get("IVirtualBox", "hostOnlyNetworks")
     }
     pub fn generic_network_drivers(&self) -> Result<Vec<String>> {
@@ -6739,12 +7096,12 @@ impl VirtualBox {
             )?
             .end()
     }
-    pub fn create_dhcp_server(&self, name: &str) -> Result<AnyObject> {
+    pub fn create_dhcp_server(&self, name: &str) -> Result<DHCPServer> {
         self.0
             .call("IVirtualBox", "createDHCPServer", vec![Val::from(name)])?
             .single()
     }
-    pub fn find_dhcp_server_by_network_name(&self, name: &str) -> Result<AnyObject> {
+    pub fn find_dhcp_server_by_network_name(&self, name: &str) -> Result<DHCPServer> {
         self.0
             .call(
                 "IVirtualBox",
@@ -6753,12 +7110,12 @@ impl VirtualBox {
             )?
             .single()
     }
-    pub fn remove_dhcp_server(&self, server: &AnyObject) -> Result<()> {
+    pub fn remove_dhcp_server(&self, server: &DHCPServer) -> Result<()> {
         self.0
             .call("IVirtualBox", "removeDHCPServer", vec![reference(server)])?
             .end()
     }
-    pub fn create_nat_network(&self, network_name: &str) -> Result<AnyObject> {
+    pub fn create_nat_network(&self, network_name: &str) -> Result<NATNetwork> {
         self.0
             .call(
                 "IVirtualBox",
@@ -6767,7 +7124,7 @@ impl VirtualBox {
             )?
             .single()
     }
-    pub fn find_nat_network_by_name(&self, network_name: &str) -> Result<AnyObject> {
+    pub fn find_nat_network_by_name(&self, network_name: &str) -> Result<NATNetwork> {
         self.0
             .call(
                 "IVirtualBox",
@@ -6776,12 +7133,12 @@ impl VirtualBox {
             )?
             .single()
     }
-    pub fn remove_nat_network(&self, network: &AnyObject) -> Result<()> {
+    pub fn remove_nat_network(&self, network: &NATNetwork) -> Result<()> {
         self.0
             .call("IVirtualBox", "removeNATNetwork", vec![reference(network)])?
             .end()
     }
-    pub fn create_host_only_network(&self, network_name: &str) -> Result<AnyObject> {
+    pub fn create_host_only_network(&self, network_name: &str) -> Result<HostOnlyNetwork> {
         self.0
             .call(
                 "IVirtualBox",
@@ -6790,7 +7147,7 @@ impl VirtualBox {
             )?
             .single()
     }
-    pub fn find_host_only_network_by_name(&self, network_name: &str) -> Result<AnyObject> {
+    pub fn find_host_only_network_by_name(&self, network_name: &str) -> Result<HostOnlyNetwork> {
         self.0
             .call(
                 "IVirtualBox",
@@ -6799,7 +7156,7 @@ impl VirtualBox {
             )?
             .single()
     }
-    pub fn find_host_only_network_by_id(&self, id: &str) -> Result<AnyObject> {
+    pub fn find_host_only_network_by_id(&self, id: &str) -> Result<HostOnlyNetwork> {
         self.0
             .call(
                 "IVirtualBox",
@@ -6808,7 +7165,7 @@ impl VirtualBox {
             )?
             .single()
     }
-    pub fn remove_host_only_network(&self, network: &AnyObject) -> Result<()> {
+    pub fn remove_host_only_network(&self, network: &HostOnlyNetwork) -> Result<()> {
         self.0
             .call(
                 "IVirtualBox",

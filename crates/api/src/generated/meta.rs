@@ -2685,6 +2685,17 @@ pub static I_USB_DEVICE_FILTER: Interface = Interface {
     methods: &[],
 };
 
+pub static I_HOST_USB_DEVICE_FILTER: Interface = Interface {
+    name: "IHostUSBDeviceFilter",
+    extends: Some(&I_USB_DEVICE_FILTER),
+    attributes: &[Attribute {
+        name: "action",
+        sig: "u",
+        writable: true,
+    }],
+    methods: &[],
+};
+
 pub static I_USB_DEVICE: Interface = Interface {
     name: "IUSBDevice",
     extends: None,
@@ -7091,6 +7102,331 @@ pub static I_MEDIUM_FORMAT: Interface = Interface {
     ],
 };
 
+pub static I_NAT_NETWORK: Interface = Interface {
+    name: "INATNetwork",
+    extends: None,
+    attributes: &[
+        Attribute {
+            name: "networkName",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "enabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "network",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "gateway",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "IPv6Enabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "IPv6Prefix",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "advertiseDefaultIPv6RouteEnabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "needDhcpServer",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "eventSource",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "portForwardRules4",
+            sig: "as",
+            writable: false,
+        },
+        Attribute {
+            name: "localMappings",
+            sig: "as",
+            writable: false,
+        },
+        Attribute {
+            name: "loopbackIp6",
+            sig: "i",
+            writable: true,
+        },
+        Attribute {
+            name: "portForwardRules6",
+            sig: "as",
+            writable: false,
+        },
+    ],
+    methods: &[
+        Method {
+            name: "addLocalMapping",
+            ins: &[
+                Param {
+                    name: "hostid",
+                    sig: "s",
+                },
+                Param {
+                    name: "offset",
+                    sig: "i",
+                },
+            ],
+            outs: &[],
+        },
+        Method {
+            name: "addPortForwardRule",
+            ins: &[
+                Param {
+                    name: "isIpv6",
+                    sig: "b",
+                },
+                Param {
+                    name: "ruleName",
+                    sig: "s",
+                },
+                Param {
+                    name: "proto",
+                    sig: "u",
+                },
+                Param {
+                    name: "hostIP",
+                    sig: "s",
+                },
+                Param {
+                    name: "hostPort",
+                    sig: "q",
+                },
+                Param {
+                    name: "guestIP",
+                    sig: "s",
+                },
+                Param {
+                    name: "guestPort",
+                    sig: "q",
+                },
+            ],
+            outs: &[],
+        },
+        Method {
+            name: "removePortForwardRule",
+            ins: &[
+                Param {
+                    name: "isIpv6",
+                    sig: "b",
+                },
+                Param {
+                    name: "ruleName",
+                    sig: "s",
+                },
+            ],
+            outs: &[],
+        },
+        Method {
+            name: "start",
+            ins: &[],
+            outs: &[],
+        },
+        Method {
+            name: "stop",
+            ins: &[],
+            outs: &[],
+        },
+    ],
+};
+
+pub static I_HOST_ONLY_NETWORK: Interface = Interface {
+    name: "IHostOnlyNetwork",
+    extends: None,
+    attributes: &[
+        Attribute {
+            name: "networkName",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "enabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "networkMask",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "hostIP",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "lowerIP",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "upperIP",
+            sig: "s",
+            writable: true,
+        },
+        Attribute {
+            name: "id",
+            sig: "s",
+            writable: true,
+        },
+    ],
+    methods: &[],
+};
+
+pub static I_DHCP_SERVER: Interface = Interface {
+    name: "IDHCPServer",
+    extends: None,
+    attributes: &[
+        Attribute {
+            name: "eventSource",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "enabled",
+            sig: "b",
+            writable: true,
+        },
+        Attribute {
+            name: "IPAddress",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "networkMask",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "networkName",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "lowerIP",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "upperIP",
+            sig: "s",
+            writable: false,
+        },
+        Attribute {
+            name: "globalConfig",
+            sig: "o",
+            writable: false,
+        },
+        Attribute {
+            name: "groupConfigs",
+            sig: "ao",
+            writable: false,
+        },
+        Attribute {
+            name: "individualConfigs",
+            sig: "ao",
+            writable: false,
+        },
+    ],
+    methods: &[
+        Method {
+            name: "setConfiguration",
+            ins: &[
+                Param {
+                    name: "IPAddress",
+                    sig: "s",
+                },
+                Param {
+                    name: "networkMask",
+                    sig: "s",
+                },
+                Param {
+                    name: "FromIPAddress",
+                    sig: "s",
+                },
+                Param {
+                    name: "ToIPAddress",
+                    sig: "s",
+                },
+            ],
+            outs: &[],
+        },
+        Method {
+            name: "start",
+            ins: &[
+                Param {
+                    name: "trunkName",
+                    sig: "s",
+                },
+                Param {
+                    name: "trunkType",
+                    sig: "s",
+                },
+            ],
+            outs: &[],
+        },
+        Method {
+            name: "stop",
+            ins: &[],
+            outs: &[],
+        },
+        Method {
+            name: "restart",
+            ins: &[],
+            outs: &[],
+        },
+        Method {
+            name: "findLeaseByMAC",
+            ins: &[
+                Param {
+                    name: "mac",
+                    sig: "s",
+                },
+                Param {
+                    name: "type",
+                    sig: "i",
+                },
+            ],
+            outs: &[
+                Param {
+                    name: "address",
+                    sig: "s",
+                },
+                Param {
+                    name: "state",
+                    sig: "s",
+                },
+                Param {
+                    name: "issued",
+                    sig: "x",
+                },
+                Param {
+                    name: "expire",
+                    sig: "x",
+                },
+            ],
+        },
+    ],
+};
+
 pub static I_SESSION: Interface = Interface {
     name: "ISession",
     extends: None,
@@ -8525,6 +8861,7 @@ pub static INTERFACES: &[&Interface] = &[
     &I_USB_CONTROLLER,
     &I_USB_DEVICE_FILTERS,
     &I_USB_DEVICE_FILTER,
+    &I_HOST_USB_DEVICE_FILTER,
     &I_USB_DEVICE,
     &I_EVENT_SOURCE,
     &I_EVENT_LISTENER,
@@ -8590,6 +8927,9 @@ pub static INTERFACES: &[&Interface] = &[
     &I_RECORDING_SETTINGS,
     &I_MEDIUM,
     &I_MEDIUM_FORMAT,
+    &I_NAT_NETWORK,
+    &I_HOST_ONLY_NETWORK,
+    &I_DHCP_SERVER,
     &I_SESSION,
     &I_PROGRESS,
     &I_MANAGED_OBJECT_REF,

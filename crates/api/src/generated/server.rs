@@ -3687,6 +3687,35 @@ impl dyn IUSBDeviceFilter {
     }
 }
 
+pub trait IHostUSBDeviceFilter: Send + Sync + 'static {
+    fn action(&self, cx: &Call) -> Result<USBDeviceFilterAction> {
+        Err(Error::not_implemented("IHostUSBDeviceFilter", "action"))
+    }
+    fn set_action(&self, cx: &Call, value: USBDeviceFilterAction) -> Result<()> {
+        Err(Error::not_implemented("IHostUSBDeviceFilter", "action"))
+    }
+}
+
+impl dyn IHostUSBDeviceFilter {
+    pub const INTERFACE: &'static Interface = &meta::I_HOST_USB_DEVICE_FILTER;
+
+    pub fn dispatch(&self, cx: &Call, op: Op<'_>, mut inputs: Args) -> Result<Vec<Val>> {
+        match op {
+            Op::Get("action") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.action(cx)?)])
+            }
+            Op::Set("action") => {
+                let value = inputs.take()?;
+                inputs.end()?;
+                self.set_action(cx, value)?;
+                Ok(Vec::new())
+            }
+            _ => Err(Error::not_implemented("IHostUSBDeviceFilter", op.member())),
+        }
+    }
+}
+
 pub trait IUSBDevice: Send + Sync + 'static {
     fn id(&self, cx: &Call) -> Result<String> {
         Err(Error::not_implemented("IUSBDevice", "id"))
@@ -8583,6 +8612,540 @@ impl dyn IMediumFormat {
                 ])
             }
             _ => Err(Error::not_implemented("IMediumFormat", op.member())),
+        }
+    }
+}
+
+/// A NAT network that machines share.
+pub trait INATNetwork: Send + Sync + 'static {
+    fn network_name(&self, cx: &Call) -> Result<String> {
+        Err(Error::not_implemented("INATNetwork", "networkName"))
+    }
+    fn set_network_name(&self, cx: &Call, value: String) -> Result<()> {
+        Err(Error::not_implemented("INATNetwork", "networkName"))
+    }
+    fn enabled(&self, cx: &Call) -> Result<bool> {
+        Err(Error::not_implemented("INATNetwork", "enabled"))
+    }
+    fn set_enabled(&self, cx: &Call, value: bool) -> Result<()> {
+        Err(Error::not_implemented("INATNetwork", "enabled"))
+    }
+    fn network(&self, cx: &Call) -> Result<String> {
+        Err(Error::not_implemented("INATNetwork", "network"))
+    }
+    fn set_network(&self, cx: &Call, value: String) -> Result<()> {
+        Err(Error::not_implemented("INATNetwork", "network"))
+    }
+    fn gateway(&self, cx: &Call) -> Result<String> {
+        Err(Error::not_implemented("INATNetwork", "gateway"))
+    }
+    fn ipv6_enabled(&self, cx: &Call) -> Result<bool> {
+        Err(Error::not_implemented("INATNetwork", "IPv6Enabled"))
+    }
+    fn set_ipv6_enabled(&self, cx: &Call, value: bool) -> Result<()> {
+        Err(Error::not_implemented("INATNetwork", "IPv6Enabled"))
+    }
+    fn ipv6_prefix(&self, cx: &Call) -> Result<String> {
+        Err(Error::not_implemented("INATNetwork", "IPv6Prefix"))
+    }
+    fn set_ipv6_prefix(&self, cx: &Call, value: String) -> Result<()> {
+        Err(Error::not_implemented("INATNetwork", "IPv6Prefix"))
+    }
+    fn advertise_default_ipv6_route_enabled(&self, cx: &Call) -> Result<bool> {
+        Err(Error::not_implemented(
+            "INATNetwork",
+            "advertiseDefaultIPv6RouteEnabled",
+        ))
+    }
+    fn set_advertise_default_ipv6_route_enabled(&self, cx: &Call, value: bool) -> Result<()> {
+        Err(Error::not_implemented(
+            "INATNetwork",
+            "advertiseDefaultIPv6RouteEnabled",
+        ))
+    }
+    fn need_dhcp_server(&self, cx: &Call) -> Result<bool> {
+        Err(Error::not_implemented("INATNetwork", "needDhcpServer"))
+    }
+    fn set_need_dhcp_server(&self, cx: &Call, value: bool) -> Result<()> {
+        Err(Error::not_implemented("INATNetwork", "needDhcpServer"))
+    }
+    fn event_source(&self, cx: &Call) -> Result<ObjRef> {
+        Err(Error::not_implemented("INATNetwork", "eventSource"))
+    }
+    /// name:proto:[hostip]:hostport:[guestip]:guestport
+    fn port_forward_rules4(&self, cx: &Call) -> Result<Vec<String>> {
+        Err(Error::not_implemented("INATNetwork", "portForwardRules4"))
+    }
+    /// address=offset
+    fn local_mappings(&self, cx: &Call) -> Result<Vec<String>> {
+        Err(Error::not_implemented("INATNetwork", "localMappings"))
+    }
+    fn loopback_ip6(&self, cx: &Call) -> Result<i32> {
+        Err(Error::not_implemented("INATNetwork", "loopbackIp6"))
+    }
+    fn set_loopback_ip6(&self, cx: &Call, value: i32) -> Result<()> {
+        Err(Error::not_implemented("INATNetwork", "loopbackIp6"))
+    }
+    fn port_forward_rules6(&self, cx: &Call) -> Result<Vec<String>> {
+        Err(Error::not_implemented("INATNetwork", "portForwardRules6"))
+    }
+    fn add_local_mapping(&self, cx: &Call, hostid: String, offset: i32) -> Result<()> {
+        Err(Error::not_implemented("INATNetwork", "addLocalMapping"))
+    }
+    fn add_port_forward_rule(
+        &self,
+        cx: &Call,
+        is_ipv6: bool,
+        rule_name: String,
+        proto: NATProtocol,
+        host_ip: String,
+        host_port: u16,
+        guest_ip: String,
+        guest_port: u16,
+    ) -> Result<()> {
+        Err(Error::not_implemented("INATNetwork", "addPortForwardRule"))
+    }
+    fn remove_port_forward_rule(&self, cx: &Call, is_ipv6: bool, rule_name: String) -> Result<()> {
+        Err(Error::not_implemented(
+            "INATNetwork",
+            "removePortForwardRule",
+        ))
+    }
+    fn start(&self, cx: &Call) -> Result<()> {
+        Err(Error::not_implemented("INATNetwork", "start"))
+    }
+    fn stop(&self, cx: &Call) -> Result<()> {
+        Err(Error::not_implemented("INATNetwork", "stop"))
+    }
+}
+
+impl dyn INATNetwork {
+    pub const INTERFACE: &'static Interface = &meta::I_NAT_NETWORK;
+
+    pub fn dispatch(&self, cx: &Call, op: Op<'_>, mut inputs: Args) -> Result<Vec<Val>> {
+        match op {
+            Op::Get("networkName") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.network_name(cx)?)])
+            }
+            Op::Set("networkName") => {
+                let value = inputs.take()?;
+                inputs.end()?;
+                self.set_network_name(cx, value)?;
+                Ok(Vec::new())
+            }
+            Op::Get("enabled") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.enabled(cx)?)])
+            }
+            Op::Set("enabled") => {
+                let value = inputs.take()?;
+                inputs.end()?;
+                self.set_enabled(cx, value)?;
+                Ok(Vec::new())
+            }
+            Op::Get("network") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.network(cx)?)])
+            }
+            Op::Set("network") => {
+                let value = inputs.take()?;
+                inputs.end()?;
+                self.set_network(cx, value)?;
+                Ok(Vec::new())
+            }
+            Op::Get("gateway") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.gateway(cx)?)])
+            }
+            Op::Get("IPv6Enabled") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.ipv6_enabled(cx)?)])
+            }
+            Op::Set("IPv6Enabled") => {
+                let value = inputs.take()?;
+                inputs.end()?;
+                self.set_ipv6_enabled(cx, value)?;
+                Ok(Vec::new())
+            }
+            Op::Get("IPv6Prefix") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.ipv6_prefix(cx)?)])
+            }
+            Op::Set("IPv6Prefix") => {
+                let value = inputs.take()?;
+                inputs.end()?;
+                self.set_ipv6_prefix(cx, value)?;
+                Ok(Vec::new())
+            }
+            Op::Get("advertiseDefaultIPv6RouteEnabled") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(
+                    self.advertise_default_ipv6_route_enabled(cx)?,
+                )])
+            }
+            Op::Set("advertiseDefaultIPv6RouteEnabled") => {
+                let value = inputs.take()?;
+                inputs.end()?;
+                self.set_advertise_default_ipv6_route_enabled(cx, value)?;
+                Ok(Vec::new())
+            }
+            Op::Get("needDhcpServer") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.need_dhcp_server(cx)?)])
+            }
+            Op::Set("needDhcpServer") => {
+                let value = inputs.take()?;
+                inputs.end()?;
+                self.set_need_dhcp_server(cx, value)?;
+                Ok(Vec::new())
+            }
+            Op::Get("eventSource") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.event_source(cx)?)])
+            }
+            Op::Get("portForwardRules4") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.port_forward_rules4(cx)?)])
+            }
+            Op::Get("localMappings") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.local_mappings(cx)?)])
+            }
+            Op::Get("loopbackIp6") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.loopback_ip6(cx)?)])
+            }
+            Op::Set("loopbackIp6") => {
+                let value = inputs.take()?;
+                inputs.end()?;
+                self.set_loopback_ip6(cx, value)?;
+                Ok(Vec::new())
+            }
+            Op::Get("portForwardRules6") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.port_forward_rules6(cx)?)])
+            }
+            Op::Call("addLocalMapping") => {
+                let hostid = inputs.take()?;
+                let offset = inputs.take()?;
+                inputs.end()?;
+                let r = self.add_local_mapping(cx, hostid, offset)?;
+                Ok(Vec::new())
+            }
+            Op::Call("addPortForwardRule") => {
+                let is_ipv6 = inputs.take()?;
+                let rule_name = inputs.take()?;
+                let proto = inputs.take()?;
+                let host_ip = inputs.take()?;
+                let host_port = inputs.take()?;
+                let guest_ip = inputs.take()?;
+                let guest_port = inputs.take()?;
+                inputs.end()?;
+                let r = self.add_port_forward_rule(
+                    cx, is_ipv6, rule_name, proto, host_ip, host_port, guest_ip, guest_port,
+                )?;
+                Ok(Vec::new())
+            }
+            Op::Call("removePortForwardRule") => {
+                let is_ipv6 = inputs.take()?;
+                let rule_name = inputs.take()?;
+                inputs.end()?;
+                let r = self.remove_port_forward_rule(cx, is_ipv6, rule_name)?;
+                Ok(Vec::new())
+            }
+            Op::Call("start") => {
+                inputs.end()?;
+                let r = self.start(cx)?;
+                Ok(Vec::new())
+            }
+            Op::Call("stop") => {
+                inputs.end()?;
+                let r = self.stop(cx)?;
+                Ok(Vec::new())
+            }
+            _ => Err(Error::not_implemented("INATNetwork", op.member())),
+        }
+    }
+}
+
+/// A host-only network without an interface of its own.
+pub trait IHostOnlyNetwork: Send + Sync + 'static {
+    fn network_name(&self, cx: &Call) -> Result<String> {
+        Err(Error::not_implemented("IHostOnlyNetwork", "networkName"))
+    }
+    fn set_network_name(&self, cx: &Call, value: String) -> Result<()> {
+        Err(Error::not_implemented("IHostOnlyNetwork", "networkName"))
+    }
+    fn enabled(&self, cx: &Call) -> Result<bool> {
+        Err(Error::not_implemented("IHostOnlyNetwork", "enabled"))
+    }
+    fn set_enabled(&self, cx: &Call, value: bool) -> Result<()> {
+        Err(Error::not_implemented("IHostOnlyNetwork", "enabled"))
+    }
+    fn network_mask(&self, cx: &Call) -> Result<String> {
+        Err(Error::not_implemented("IHostOnlyNetwork", "networkMask"))
+    }
+    fn set_network_mask(&self, cx: &Call, value: String) -> Result<()> {
+        Err(Error::not_implemented("IHostOnlyNetwork", "networkMask"))
+    }
+    fn host_ip(&self, cx: &Call) -> Result<String> {
+        Err(Error::not_implemented("IHostOnlyNetwork", "hostIP"))
+    }
+    fn lower_ip(&self, cx: &Call) -> Result<String> {
+        Err(Error::not_implemented("IHostOnlyNetwork", "lowerIP"))
+    }
+    fn set_lower_ip(&self, cx: &Call, value: String) -> Result<()> {
+        Err(Error::not_implemented("IHostOnlyNetwork", "lowerIP"))
+    }
+    fn upper_ip(&self, cx: &Call) -> Result<String> {
+        Err(Error::not_implemented("IHostOnlyNetwork", "upperIP"))
+    }
+    fn set_upper_ip(&self, cx: &Call, value: String) -> Result<()> {
+        Err(Error::not_implemented("IHostOnlyNetwork", "upperIP"))
+    }
+    fn id(&self, cx: &Call) -> Result<String> {
+        Err(Error::not_implemented("IHostOnlyNetwork", "id"))
+    }
+    fn set_id(&self, cx: &Call, value: String) -> Result<()> {
+        Err(Error::not_implemented("IHostOnlyNetwork", "id"))
+    }
+}
+
+impl dyn IHostOnlyNetwork {
+    pub const INTERFACE: &'static Interface = &meta::I_HOST_ONLY_NETWORK;
+
+    pub fn dispatch(&self, cx: &Call, op: Op<'_>, mut inputs: Args) -> Result<Vec<Val>> {
+        match op {
+            Op::Get("networkName") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.network_name(cx)?)])
+            }
+            Op::Set("networkName") => {
+                let value = inputs.take()?;
+                inputs.end()?;
+                self.set_network_name(cx, value)?;
+                Ok(Vec::new())
+            }
+            Op::Get("enabled") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.enabled(cx)?)])
+            }
+            Op::Set("enabled") => {
+                let value = inputs.take()?;
+                inputs.end()?;
+                self.set_enabled(cx, value)?;
+                Ok(Vec::new())
+            }
+            Op::Get("networkMask") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.network_mask(cx)?)])
+            }
+            Op::Set("networkMask") => {
+                let value = inputs.take()?;
+                inputs.end()?;
+                self.set_network_mask(cx, value)?;
+                Ok(Vec::new())
+            }
+            Op::Get("hostIP") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.host_ip(cx)?)])
+            }
+            Op::Get("lowerIP") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.lower_ip(cx)?)])
+            }
+            Op::Set("lowerIP") => {
+                let value = inputs.take()?;
+                inputs.end()?;
+                self.set_lower_ip(cx, value)?;
+                Ok(Vec::new())
+            }
+            Op::Get("upperIP") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.upper_ip(cx)?)])
+            }
+            Op::Set("upperIP") => {
+                let value = inputs.take()?;
+                inputs.end()?;
+                self.set_upper_ip(cx, value)?;
+                Ok(Vec::new())
+            }
+            Op::Get("id") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.id(cx)?)])
+            }
+            Op::Set("id") => {
+                let value = inputs.take()?;
+                inputs.end()?;
+                self.set_id(cx, value)?;
+                Ok(Vec::new())
+            }
+            _ => Err(Error::not_implemented("IHostOnlyNetwork", op.member())),
+        }
+    }
+}
+
+/// The DHCP server of a network.
+pub trait IDHCPServer: Send + Sync + 'static {
+    fn event_source(&self, cx: &Call) -> Result<ObjRef> {
+        Err(Error::not_implemented("IDHCPServer", "eventSource"))
+    }
+    fn enabled(&self, cx: &Call) -> Result<bool> {
+        Err(Error::not_implemented("IDHCPServer", "enabled"))
+    }
+    fn set_enabled(&self, cx: &Call, value: bool) -> Result<()> {
+        Err(Error::not_implemented("IDHCPServer", "enabled"))
+    }
+    fn ip_address(&self, cx: &Call) -> Result<String> {
+        Err(Error::not_implemented("IDHCPServer", "IPAddress"))
+    }
+    fn network_mask(&self, cx: &Call) -> Result<String> {
+        Err(Error::not_implemented("IDHCPServer", "networkMask"))
+    }
+    fn network_name(&self, cx: &Call) -> Result<String> {
+        Err(Error::not_implemented("IDHCPServer", "networkName"))
+    }
+    fn lower_ip(&self, cx: &Call) -> Result<String> {
+        Err(Error::not_implemented("IDHCPServer", "lowerIP"))
+    }
+    fn upper_ip(&self, cx: &Call) -> Result<String> {
+        Err(Error::not_implemented("IDHCPServer", "upperIP"))
+    }
+    fn global_config(&self, cx: &Call) -> Result<ObjRef> {
+        Err(Error::not_implemented("IDHCPServer", "globalConfig"))
+    }
+    fn group_configs(&self, cx: &Call) -> Result<Vec<ObjRef>> {
+        Err(Error::not_implemented("IDHCPServer", "groupConfigs"))
+    }
+    fn individual_configs(&self, cx: &Call) -> Result<Vec<ObjRef>> {
+        Err(Error::not_implemented("IDHCPServer", "individualConfigs"))
+    }
+    fn set_configuration(
+        &self,
+        cx: &Call,
+        ip_address: String,
+        network_mask: String,
+        from_ip_address: String,
+        to_ip_address: String,
+    ) -> Result<()> {
+        Err(Error::not_implemented("IDHCPServer", "setConfiguration"))
+    }
+    fn start(&self, cx: &Call, trunk_name: String, trunk_type: String) -> Result<()> {
+        Err(Error::not_implemented("IDHCPServer", "start"))
+    }
+    fn stop(&self, cx: &Call) -> Result<()> {
+        Err(Error::not_implemented("IDHCPServer", "stop"))
+    }
+    fn restart(&self, cx: &Call) -> Result<()> {
+        Err(Error::not_implemented("IDHCPServer", "restart"))
+    }
+    fn find_lease_by_mac(
+        &self,
+        cx: &Call,
+        mac: String,
+        type_: i32,
+    ) -> Result<(String, String, i64, i64)> {
+        Err(Error::not_implemented("IDHCPServer", "findLeaseByMAC"))
+    }
+}
+
+impl dyn IDHCPServer {
+    pub const INTERFACE: &'static Interface = &meta::I_DHCP_SERVER;
+
+    pub fn dispatch(&self, cx: &Call, op: Op<'_>, mut inputs: Args) -> Result<Vec<Val>> {
+        match op {
+            Op::Get("eventSource") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.event_source(cx)?)])
+            }
+            Op::Get("enabled") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.enabled(cx)?)])
+            }
+            Op::Set("enabled") => {
+                let value = inputs.take()?;
+                inputs.end()?;
+                self.set_enabled(cx, value)?;
+                Ok(Vec::new())
+            }
+            Op::Get("IPAddress") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.ip_address(cx)?)])
+            }
+            Op::Get("networkMask") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.network_mask(cx)?)])
+            }
+            Op::Get("networkName") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.network_name(cx)?)])
+            }
+            Op::Get("lowerIP") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.lower_ip(cx)?)])
+            }
+            Op::Get("upperIP") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.upper_ip(cx)?)])
+            }
+            Op::Get("globalConfig") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.global_config(cx)?)])
+            }
+            Op::Get("groupConfigs") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.group_configs(cx)?)])
+            }
+            Op::Get("individualConfigs") => {
+                inputs.end()?;
+                Ok(vec![Wire::into_val(self.individual_configs(cx)?)])
+            }
+            Op::Call("setConfiguration") => {
+                let ip_address = inputs.take()?;
+                let network_mask = inputs.take()?;
+                let from_ip_address = inputs.take()?;
+                let to_ip_address = inputs.take()?;
+                inputs.end()?;
+                let r = self.set_configuration(
+                    cx,
+                    ip_address,
+                    network_mask,
+                    from_ip_address,
+                    to_ip_address,
+                )?;
+                Ok(Vec::new())
+            }
+            Op::Call("start") => {
+                let trunk_name = inputs.take()?;
+                let trunk_type = inputs.take()?;
+                inputs.end()?;
+                let r = self.start(cx, trunk_name, trunk_type)?;
+                Ok(Vec::new())
+            }
+            Op::Call("stop") => {
+                inputs.end()?;
+                let r = self.stop(cx)?;
+                Ok(Vec::new())
+            }
+            Op::Call("restart") => {
+                inputs.end()?;
+                let r = self.restart(cx)?;
+                Ok(Vec::new())
+            }
+            Op::Call("findLeaseByMAC") => {
+                let mac = inputs.take()?;
+                let type_ = inputs.take()?;
+                inputs.end()?;
+                let r = self.find_lease_by_mac(cx, mac, type_)?;
+                Ok(vec![
+                    Wire::into_val(r.0),
+                    Wire::into_val(r.1),
+                    Wire::into_val(r.2),
+                    Wire::into_val(r.3),
+                ])
+            }
+            _ => Err(Error::not_implemented("IDHCPServer", op.member())),
         }
     }
 }

@@ -817,6 +817,12 @@ XHCI = 3,
 Last = 4,
 } [] }
 
+wire_enum! { USBDeviceFilterAction {
+Null = 0,
+Ignore = 1,
+Hold = 2,
+} [] }
+
 wire_enum! { USBConnectionSpeed {
 Null = 0,
 Low = 1,

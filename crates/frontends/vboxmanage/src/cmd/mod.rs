@@ -9,18 +9,23 @@ mod convertfromraw;
 mod createmedium;
 mod createvm;
 mod debugvm;
+mod dhcpserver;
 mod discardstate;
 mod export;
+mod extpack;
 mod extradata;
 mod guestproperty;
 pub mod help;
+mod hostonlynet;
 mod import;
 mod internalcommands;
 mod list;
 mod mediumproperty;
+mod metrics;
 mod modifymedium;
 mod modifyvm;
 mod movevm;
+mod natnetwork;
 mod registervm;
 mod setproperty;
 mod sharedfolder;
@@ -31,6 +36,7 @@ mod startvm;
 mod storageattach;
 mod storagectl;
 mod unregistervm;
+mod usbfilter;
 
 use crate::args::Args;
 use crate::cx::Cx;
@@ -90,18 +96,18 @@ pub const COMMANDS: &[&Command] = &[
     &extradata::SET,
     &extradata::GET,
     &setproperty::COMMAND,
-    &not_yet("usbfilter"),
+    &usbfilter::COMMAND,
     &sharedfolder::COMMAND,
     &guestproperty::COMMAND,
     &not_yet("guestcontrol"),
     &debugvm::COMMAND,
-    &not_yet("metrics"),
-    &not_yet("natnetwork"),
-    &not_yet("hostonlyif"),
-    &not_yet("hostonlynet"),
-    &not_yet("dhcpserver"),
+    &metrics::COMMAND,
+    &natnetwork::COMMAND,
+    &hostonlynet::INTERFACES,
+    &hostonlynet::COMMAND,
+    &dhcpserver::COMMAND,
     &not_yet("usbdevsource"),
-    &not_yet("extpack"),
+    &extpack::COMMAND,
     &not_yet("updatecheck"),
     &not_yet("modifynvram"),
     &internalcommands::COMMAND,

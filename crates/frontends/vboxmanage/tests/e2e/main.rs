@@ -3,6 +3,7 @@
 mod appliances;
 mod common;
 mod moving;
+mod networks;
 mod sessions;
 mod vagrant;
 

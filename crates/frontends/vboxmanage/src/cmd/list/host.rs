@@ -201,12 +201,6 @@ pub fn usb_devices(cx: &mut Cx<'_>) -> Result {
     none_of(cx, "Host USB Devices:", devices.len())
 }
 
-/// `list usbfilters`.
-pub fn usb_filters(cx: &mut Cx<'_>) -> Result {
-    let filters = known(cx.vbox()?.host()?.usb_device_filters())?.unwrap_or_default();
-    none_of(cx, "Global USB Device Filters:", filters.len())
-}
-
 /// `list webcams`.
 pub fn webcams(cx: &mut Cx<'_>) -> Result {
     let devices = known(cx.vbox()?.host()?.video_input_devices())?.unwrap_or_default();

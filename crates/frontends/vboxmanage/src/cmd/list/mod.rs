@@ -5,7 +5,7 @@ mod machines;
 mod media;
 mod system;
 
-use super::{Command, Form, form};
+use super::{Command, Form, dhcpserver, form, hostonlynet, usbfilter};
 use crate::args::{Arg, Args, Opt, flag, value};
 use crate::cx::Cx;
 use crate::error::{Failure, Result};
@@ -44,11 +44,11 @@ const LISTS: &[What] = &[
     what(&["intnets"], |cx, _| system::internal_networks(cx)),
     what(&["bridgedifs"], |cx, _| host::interfaces(cx, true)),
     what(&["hostonlyifs"], |cx, _| host::interfaces(cx, false)),
-    what(&["hostonlynets"], |cx, _| system::host_only_networks(cx)),
+    what(&["hostonlynets"], |cx, _| hostonlynet::list(cx)),
     what(&["natnets", "natnetworks"], |cx, _| {
         system::nat_networks(cx)
     }),
-    what(&["dhcpservers"], |cx, _| system::dhcp_servers(cx)),
+    what(&["dhcpservers"], |cx, _| dhcpserver::list(cx)),
     what(&["hostinfo"], |cx, _| host::info(cx)),
     what(&["hostcpuids"], |cx, _| host::cpuids(cx)),
     what(&["hddbackends"], |cx, _| system::backends(cx)),
@@ -58,7 +58,7 @@ const LISTS: &[What] = &[
         media::list(cx, style, media::FLOPPIES)
     }),
     what(&["usbhost"], |cx, _| host::usb_devices(cx)),
-    what(&["usbfilters"], |cx, _| host::usb_filters(cx)),
+    what(&["usbfilters"], |cx, _| usbfilter::list(cx)),
     what(&["systemproperties"], |cx, _| system::properties(cx)),
     what(&["extpacks"], |cx, _| system::extension_packs(cx)),
     what(&["groups"], |cx, _| system::groups(cx)),

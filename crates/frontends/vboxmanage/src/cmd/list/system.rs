@@ -1,5 +1,6 @@
 //! What the service knows and is set to.
 
+use crate::cmd::natnetwork;
 use crate::cx::Cx;
 use crate::error::{Result, known};
 use crate::names::{AUDIO_DRIVERS, word_of};
@@ -37,21 +38,11 @@ pub fn groups(cx: &mut Cx<'_>) -> Result {
     Ok(())
 }
 
-/// `list natnets`: as long as the service has no such networks there are none to describe.
+/// `list natnets`.
 pub fn nat_networks(cx: &mut Cx<'_>) -> Result {
-    known(cx.vbox()?.nat_networks())?;
-    Ok(())
-}
-
-/// `list dhcpservers`; see [`nat_networks`].
-pub fn dhcp_servers(cx: &mut Cx<'_>) -> Result {
-    known(cx.vbox()?.dhcp_servers())?;
-    Ok(())
-}
-
-/// `list hostonlynets`; see [`nat_networks`].
-pub fn host_only_networks(cx: &mut Cx<'_>) -> Result {
-    known(cx.vbox()?.host_only_networks())?;
+    for network in cx.vbox()?.nat_networks()? {
+        natnetwork::describe(cx.out, &network)?;
+    }
     Ok(())
 }
 
