@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use api::event::Event;
@@ -146,13 +146,27 @@ fn eject_hook(core: &Arc<Core>, drive: &Drive) -> impl FnMut() -> bool + Send + 
 /// Waits for the machine's end. A word on `wait` asks for it.
 fn until_off(vm: &Arc<Vm>, wait: &Receiver<()>) {
     while vm.state() != VmState::Off {
-        // The sender lives in this process's hooks.
-        let _ = wait.recv_timeout(Duration::from_secs(3600));
-        if vm.state() != VmState::Off {
+        if is_asked(wait, PATIENCE) && vm.state() != VmState::Off {
             let _ = vm.power_off();
         }
     }
     vm.join();
+}
+
+/// How often the machine's state is looked at even if nobody says a word.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for a word; whether there was one.
+fn is_asked(wait: &Receiver<()>, patience: Duration) -> bool {
+    match wait.recv_timeout(patience) {
+        Ok(()) => true,
+        Err(RecvTimeoutError::Timeout) => false,
+        // Nobody is left who could ask.
+        Err(RecvTimeoutError::Disconnected) => {
+            std::thread::sleep(patience);
+            false
+        }
+    }
 }
 
 /// SIGTERM, SIGINT and SIGHUP pull the plug.
@@ -297,5 +311,21 @@ impl VmHooks for Hooks {
 
     fn uninitialize(&self) {
         let _ = self.ended.send(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_word_ends_a_machine() {
+        let (ended, wait) = channel();
+        let soon = Duration::from_millis(1);
+        assert!(!is_asked(&wait, soon), "time alone does not");
+        ended.send(()).expect("received");
+        assert!(is_asked(&wait, soon));
+        drop(ended);
+        assert!(!is_asked(&wait, soon), "nor does a sender that is gone");
     }
 }
