@@ -283,13 +283,13 @@ fn mask_move(ctx: &mut Ctx, core: &mut Core, insn: &Instruction) -> Fault {
     if store {
         // A store that faults leaves all of the memory as it was.
         for i in (0..vector / bytes).filter(selected) {
-            let offset = start.wrapping_add((i * bytes) as u64) & limit;
+            let offset = start.wrapping_add((i * bytes) as u64);
             probe(ctx, core, insn, offset, bytes)?;
         }
     }
     for i in (0..vector / bytes).filter(selected) {
         let place = i * bytes..(i + 1) * bytes;
-        let offset = start.wrapping_add(place.start as u64) & limit;
+        let offset = start.wrapping_add(place.start as u64);
         let mut data = [0; 8];
         if store {
             data[..bytes].copy_from_slice(&ctx.ymm[r][place]);

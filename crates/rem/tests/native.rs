@@ -26,7 +26,10 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
 use generate::{Generator, Rng, Sequence};
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Formatter, Mnemonic as M, Register};
+use iced_x86::{
+    Code, Decoder, DecoderOptions, FlowControl, Formatter, MemorySize, Mnemonic as M, OpKind,
+    Register,
+};
 use layout::{DATA, DATA_SIZE, End, PAGES, Page, cache, lookup};
 
 fn env(name: &str, default: u64) -> u64 {
@@ -88,6 +91,20 @@ fn dead(s: &Sequence, rip: u64, depth: u32) -> u64 {
     dead
 }
 
+/// Whether a sequence of 64-bit code has repeated string instructions with addresses of 32 bits.
+fn short_repeat(s: &Sequence) -> bool {
+    Decoder::with_ip(64, &s.bytes, s.start.rip, DecoderOptions::NONE)
+        .into_iter()
+        .any(|i| {
+            let address = [0, 1].map(|n| i.op_kind(n));
+            (i.has_rep_prefix() || i.has_repne_prefix())
+                && i.is_string_instruction()
+                && address
+                    .iter()
+                    .any(|k| matches!(k, OpKind::MemoryESEDI | OpKind::MemorySegESI))
+        })
+}
+
 /// Takes out what is not compared.
 fn normalise(end: &mut End, s: &Sequence, strict: bool) {
     // Pointers of the last x87 instruction are the host's own.
@@ -108,6 +125,13 @@ fn normalise(end: &mut End, s: &Sequence, strict: bool) {
     // Interrupts of the host lose this part on 16-bit stacks.
     if s.bits != 64 {
         end.gpr[4] &= 0xffff_ffff;
+    }
+    // With addresses of 32 bits, Intel's processors shorten the registers of a repeated string
+    // instruction even if it does nothing at all; AMD's do not.
+    if s.bits == 64 && short_repeat(s) {
+        for n in [1, 6, 7] {
+            end.gpr[n] &= 0xffff_ffff;
+        }
     }
     end.flags &= !rflags(generate::undefined_at(s, end.rip));
     if !strict {
@@ -190,8 +214,8 @@ fn difference(
         return None;
     }
     let mut head = format!(
-        "  ends: native {} engine {}\n",
-        native.vector, engine.vector
+        "  ends: native {} engine {}, native at {:#x}\n",
+        native.vector, engine.vector, native.rip
     );
     for (i, chunk) in s.start.gpr.chunks(4).enumerate() {
         let _ = writeln!(head, "  start r{}: {chunk:x?}", 4 * i);
@@ -233,6 +257,16 @@ fn excused(s: &Sequence, native: &End, engine: &End) -> bool {
     }
     // And the engine's windows above the first TiB.
     if engine.vector == 14 && (1..0x7f).contains(&(engine.cr2 >> 40)) {
+        return true;
+    }
+    // Intel's processors find out about an unmasked exception of an x87 store before they look at its
+    // operand, and go on to the next instruction; AMD's look at the operand first.
+    let store = at(s, engine.rip).is_some_and(|i| {
+        use M::{Fbstp, Fist, Fistp, Fisttp, Fst, Fstp};
+        matches!(i.mnemonic(), Fbstp | Fist | Fistp | Fisttp | Fst | Fstp)
+            && i.op0_kind() == OpKind::Memory
+    });
+    if store && matches!(engine.vector, 12..=14) && native.fpu[2] & 0x80 != 0 {
         return true;
     }
     // As the code segment there reads it.
@@ -288,8 +322,22 @@ fn excused(s: &Sequence, native: &End, engine: &End) -> bool {
             memory(native.vector) && memory(engine.vector)
         }
         // Ten bytes are accessed as eight and two.
-        _ if insn.memory_size() == iced_x86::MemorySize::Float80 => {
+        _ if matches!(insn.memory_size(), MemorySize::Float80 | MemorySize::Bcd) => {
             memory(native.vector) && memory(engine.vector)
+        }
+        // Intel's processors read and compare one bound before they read the other one.
+        M::Bound => (memory(native.vector) || native.vector == 5) && memory(engine.vector),
+        // They have these instructions' ModRM byte, which may be beyond the page's end; AMD's do not.
+        M::Ud0 | M::Ud1 => native.vector == 14 && native.error & 0x10 != 0 && engine.vector == 6,
+        // They switch the x87 unit to MMX before the store faults.
+        M::Movd | M::Movq | M::Movntq if insn.op1_register().is_mm() => {
+            memory(native.vector) && memory(engine.vector)
+        }
+        // They convert, with what that does to MXCSR, before they look where the result goes.
+        M::Vcvtps2ph => (memory(native.vector) || native.vector == 19) && memory(engine.vector),
+        // The address that is told of an element on two pages.
+        M::Vmaskmovps | M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq => {
+            native.vector == 14 && engine.vector == 14 && (native.cr2 ^ engine.cr2) < 0x1000
         }
         // 64 bytes are accessed as two halves: the first one's page comes before the limit that the
         // second one passes.
@@ -304,13 +352,13 @@ fn excused(s: &Sequence, native: &End, engine: &End) -> bool {
         | M::Vpcompressw
         | M::Vpcompressd
         | M::Vpcompressq => memory(native.vector) && memory(engine.vector),
+        // Which elements a gather has when it faults.
+        _ if insn.is_vsib() => memory(native.vector),
         // What lies beyond 4 GiB of a segment without a limit: a fault or not, as the processor
         // likes (SDM vol. 3, 5.3).
         _ if bits != 64 && native.vector == 14 && native.cr2 > 0xffff_ffff - 64 => {
             matches!(engine.vector, 12 | 13)
         }
-        // Which elements a gather has when it faults.
-        _ if insn.is_vsib() => memory(native.vector),
         // AMD's processors want offsets to be canonical, too; the manual, linear addresses (SDM
         // vol. 1, 3.3.7.1).
         _ if s.bits == 64 && matches!(insn.memory_segment(), Register::FS | Register::GS) => {
