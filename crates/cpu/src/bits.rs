@@ -40,6 +40,8 @@ pub mod efer {
     pub const LME: u64 = 1 << 8;
     pub const LMA: u64 = 1 << 10;
     pub const NXE: u64 = 1 << 11;
+    /// Automatic IBRS (APM vol. 2, 3.1.7).
+    pub const AIBRSE: u64 = 1 << 21;
 }
 
 pub mod rflags {
@@ -72,6 +74,31 @@ pub mod debugctl {
     pub const BTF: u64 = 1 << 1;
 }
 
+/// IA32_ARCH_CAPABILITIES (SDM vol. 4, table 2-2).
+pub mod arch_capabilities {
+    /// IBRS may be left on for good.
+    pub const IBRS_ALL: u64 = 1 << 1;
+    /// RDCL, SSB, MDS, PSCHANGE_MC, TAA, SBDR_SSDP, FBSDP, PSDP, BHI, PBRSB, GDS, RFDS, ITS: no;
+    /// L1D needs no flush before entering a virtual machine.
+    pub const IMMUNE: u64 = 1
+        | 1 << 3
+        | 1 << 4
+        | 1 << 5
+        | 1 << 6
+        | 1 << 8
+        | 7 << 13
+        | 1 << 20
+        | 1 << 24
+        | 1 << 26
+        | 1 << 27
+        | 1 << 62;
+}
+
+pub mod spec_ctrl {
+    /// IBRS, STIBP, SSBD.
+    pub const ALL: u64 = 7;
+}
+
 pub mod dr6 {
     /// B0 to B3: which breakpoint matched.
     pub const B: u64 = 0xf;
@@ -85,8 +112,11 @@ pub mod msr {
     pub const APIC_BASE: u32 = 0x1b;
     pub const FEATURE_CONTROL: u32 = 0x3a;
     pub const TSC_ADJUST: u32 = 0x3b;
+    pub const SPEC_CTRL: u32 = 0x48;
+    pub const PRED_CMD: u32 = 0x49;
     pub const BIOS_SIGN_ID: u32 = 0x8b;
     pub const MTRRCAP: u32 = 0xfe;
+    pub const ARCH_CAPABILITIES: u32 = 0x10a;
     pub const SYSENTER_CS: u32 = 0x174;
     pub const SYSENTER_ESP: u32 = 0x175;
     pub const SYSENTER_EIP: u32 = 0x176;

@@ -333,7 +333,12 @@ const NAMES: [&[(u32, &str)]; 7] = [
         (14, "AVX512_VPOPCNTDQ"),
         (22, "RDPID"),
     ],
-    &[(4, "FSRM"), (8, "AVX512_VP2INTERSECT")],
+    &[
+        (4, "FSRM"),
+        (8, "AVX512_VP2INTERSECT"),
+        (26, "SPEC_CTRL"),
+        (29, "ARCH_CAPABILITIES"),
+    ],
     &[
         (0, "LAHF"),
         (1, "CMP_LEGACY"),

@@ -218,6 +218,8 @@ pub struct State {
     pub misc_enable: u64,
     /// IA32_DEBUGCTL.
     pub debugctl: u64,
+    /// IA32_SPEC_CTRL.
+    pub spec_ctrl: u64,
     /// IA32_TSC_AUX.
     pub tsc_aux: u64,
     /// IA32_TSC_ADJUST.
@@ -293,6 +295,7 @@ impl State {
             pat: 0x0007_0406_0007_0406,
             misc_enable: 1,
             debugctl: 0,
+            spec_ctrl: 0,
             tsc_aux: 0,
             tsc_adjust: 0,
             tsc_offset: 0,
@@ -341,6 +344,7 @@ impl State {
         self.sysenter_cs = old.sysenter_cs;
         self.sysenter_esp = old.sysenter_esp;
         self.sysenter_eip = old.sysenter_eip;
+        self.spec_ctrl = old.spec_ctrl;
         self.tsc_aux = old.tsc_aux;
         self.tsc_adjust = old.tsc_adjust;
         self.tsc_offset = old.tsc_offset;

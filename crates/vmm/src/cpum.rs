@@ -41,6 +41,16 @@ const BASE_512: u32 = 1 << 16 | 1 << 17 | 1 << 28 | 1 << 30 | 1 << 31;
 const XSAVE_512: [(u32, u32, u32); 3] = [(5, 832, 64), (6, 896, 512), (7, 1408, 1024)];
 /// Leaf 7, EDX: fast short REP MOVS.
 const F7_EDX: u32 = 1 << 4;
+/// Leaf 7, EDX: SPEC_CTRL and ARCH_CAPABILITIES. The software engine shows them to say that the
+/// guest's kernel need not guard itself against speculation: what it would do (page tables of its
+/// own, retpolines, clearing of buffers) has no effect on translated code, and costs much.
+const SPEC_CTRL: u32 = 1 << 26;
+const ARCH_CAPABILITIES: u32 = 1 << 29;
+/// The same for AMD's processors. Leaf 0x80000021, EAX: automatic IBRS, SRSO_NO; ECX: TSA_SQ_NO,
+/// TSA_L1_NO (APM vol. 3, appendix E; AMD "Technical guidance for mitigating transient scheduler
+/// attacks").
+const X21: [u32; 4] = [1 << 8 | 1 << 29, 0, 1 << 1 | 1 << 2, 0];
+const LAST_EXTENDED_X21: u32 = 0x8000_0021;
 /// What goes away without AVX: FMA AVX F16C; AVX2 and the VEX-only ones of leaf 7.
 const NEEDS_AVX: (u32, u32, u32) = (1 << 12 | AVX | 1 << 29, 1 << 5, 1 << 9 | 1 << 10);
 /// Leaf 0x80000001, ECX: LAHF CR8_LEGACY ABM SSE4A MISALIGNSSE 3DNOWPREFETCH.
@@ -152,6 +162,7 @@ struct Maker<'a> {
     pae: bool,
     avx: bool,
     avx512: bool,
+    immune: bool,
     portability: usize,
     profile: Option<&'static Profile>,
     /// What the hardware engine can show, when the VM may use it.
@@ -160,8 +171,9 @@ struct Maker<'a> {
 
 impl Cpum {
     /// Reads `CPUM/...`: `Paravirt` (`none` or `minimal`), `X2APIC`, `LongMode`, `PAE`,
-    /// `GuestCpuName` (a profile, `host` by default), `PortableCpuIdLevel` (0 to 3), `AVX512`, and
-    /// `Leaves/n` with `Leaf`, `Subleaf`, `Eax`, `Ebx`, `Ecx`, `Edx`.
+    /// `GuestCpuName` (a profile, `host` by default), `PortableCpuIdLevel` (0 to 3), `AVX512`,
+    /// `SpeculationImmune` (whether the software engine tells the guest that it need not guard
+    /// itself against speculation), and `Leaves/n` with `Leaf`, `Subleaf`, `Eax`, `Ebx`, `Ecx`, `Edx`.
     pub fn new(
         config: &Node,
         cpus: u32,
@@ -204,6 +216,7 @@ impl Cpum {
             avx: host(1, 0)[2] & (AVX | XSAVE) == AVX | XSAVE && xcr0 & 6 == 6,
             // Registers of AVX-512 are kept by the software engine only.
             avx512: node.bool("AVX512", true)? && limit.is_none() && xcr0 & 0xe6 == 0xe6,
+            immune: node.bool("SpeculationImmune", true)? && limit.is_none(),
             portability: node.int_in("PortableCpuIdLevel", 0, 0..=3)? as usize,
             profile,
             limit: limit.as_deref(),
@@ -265,6 +278,8 @@ impl Cpum {
         for (word, can) in missing.iter_mut().zip(self.possible) {
             *word &= !can;
         }
+        // What the guest has made of them when it started does not change.
+        missing[4] &= !(SPEC_CTRL | ARCH_CAPABILITIES);
         if missing != [0; 7] {
             return Err(format!(
                 "the processor here lacks features of the one it was saved on: {}",
@@ -317,6 +332,7 @@ impl Maker<'_> {
                 *word &= !off;
             }
         }
+        shown[4] |= possible[4] & (SPEC_CTRL | ARCH_CAPABILITIES);
         if shown[0] & XSAVE == 0 {
             shown[0] &= !NEEDS_AVX.0;
         }
@@ -395,6 +411,8 @@ impl Maker<'_> {
         if last == 0 {
             return;
         }
+        let immune = self.immune && amd && last >= LAST_EXTENDED;
+        let last = if immune { LAST_EXTENDED_X21 } else { last };
         let vendor = if amd { self.vendor() } else { [0; 4] };
         t.set(0x8000_0000, 0, [last, vendor[1], vendor[2], vendor[3]]);
         let signature = match self.profile {
@@ -438,6 +456,9 @@ impl Maker<'_> {
             };
             let cores = if amd { self.cpus - 1 } else { 0 };
             t.set(0x8000_0008, 0, [bits | 48 << 8, 0, cores, 0]);
+        }
+        if immune {
+            t.set(LAST_EXTENDED_X21, 0, X21);
         }
     }
 
@@ -491,6 +512,8 @@ impl Maker<'_> {
             (self.x2apic, 0, X2APIC),
             (self.hypervisor, 0, HYPERVISOR),
             (self.cpus > 1, 1, HTT),
+            (self.immune, 4, ARCH_CAPABILITIES),
+            (self.immune && !amd, 4, SPEC_CTRL),
         ] {
             if on {
                 w[word] |= bits;
@@ -653,6 +676,28 @@ mod tests {
         // With hardware virtualization in reach, too.
         let rows = vec![(1, 0, [!0; 4]), (7, 0, [!0; 4])];
         assert_eq!(cpum(1, Some(rows)).cpuid(0, 7, 0)[1] & F7_EBX_512, 0);
+    }
+
+    #[test]
+    fn the_software_engine_says_that_speculation_needs_no_guard() {
+        for profile in ["host", "Intel Core i7-6700K", "AMD FX-8150 Eight-Core"] {
+            let c = with(&[
+                ("CPUM/GuestCpuName", profile),
+                ("CPUM/PortableCpuIdLevel", "1"),
+            ]);
+            let amd = c.cpuid(0, 0, 0)[1] == u32::from_le_bytes(*b"Auth");
+            let bits = c.cpuid(0, 7, 0)[3] & (SPEC_CTRL | ARCH_CAPABILITIES);
+            let expected = if amd { 0 } else { SPEC_CTRL };
+            assert_eq!(bits, expected | ARCH_CAPABILITIES, "{profile}");
+            let x21 = if amd { X21 } else { [0; 4] };
+            assert_eq!(c.cpuid(0, LAST_EXTENDED_X21, 0), x21, "{profile}");
+        }
+        let none = with(&[("CPUM/SpeculationImmune", "0")]);
+        let rows = vec![(7, 0, [!0; 4])];
+        for c in [none, cpum(1, Some(rows))] {
+            assert_eq!(c.cpuid(0, 7, 0)[3] & (SPEC_CTRL | ARCH_CAPABILITIES), 0);
+            assert_eq!(c.cpuid(0, LAST_EXTENDED_X21, 0), [0; 4]);
+        }
     }
 
     #[test]

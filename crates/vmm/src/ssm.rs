@@ -343,7 +343,7 @@ struct SavedCpu {
 }
 
 /// New ones go to the end: older files have fewer, and the rest keeps its reset value.
-fn msrs(s: &mut State) -> [&mut u64; 16] {
+fn msrs(s: &mut State) -> [&mut u64; 17] {
     [
         &mut s.efer,
         &mut s.star,
@@ -361,6 +361,7 @@ fn msrs(s: &mut State) -> [&mut u64; 16] {
         &mut s.tsc_offset,
         &mut s.mtrr_def,
         &mut s.debugctl,
+        &mut s.spec_ctrl,
     ]
 }
 

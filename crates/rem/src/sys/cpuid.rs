@@ -43,6 +43,9 @@ pub(super) mod feature {
     pub const SMEP: Feature = (7, 1, 7);
     pub const SMAP: Feature = (7, 1, 20);
     pub const UMIP: Feature = (7, 2, 2);
+    pub const SPEC_CTRL: Feature = (7, 3, 26);
+    pub const ARCH_CAPABILITIES: Feature = (7, 3, 29);
+    pub const AUTOMATIC_IBRS: Feature = (0x8000_0021, 0, 8);
     pub const SYSCALL: Feature = (0x8000_0001, 3, 11);
     pub const NX: Feature = (0x8000_0001, 3, 20);
     pub const RDTSCP: Feature = (0x8000_0001, 3, 27);

@@ -4,7 +4,7 @@
 //! few that operating systems touch without asking CPUID first answer zero and swallow writes; see
 //! [`is_blank`].
 
-use cpu::bits::{cr0, cr4, efer, msr};
+use cpu::bits::{arch_capabilities, cr0, cr4, efer, msr, spec_ctrl};
 use cpu::{Exception, Fault, Seg};
 
 use super::cpuid::{Feature, feature, has};
@@ -113,6 +113,8 @@ fn belongs_to(index: u32) -> Option<Feature> {
         msr::STAR => feature::SYSCALL,
         msr::LSTAR..=msr::SFMASK | msr::FS_BASE..=msr::KERNEL_GS_BASE => feature::LM,
         msr::TSC_AUX => feature::RDTSCP,
+        msr::SPEC_CTRL | msr::PRED_CMD => feature::SPEC_CTRL,
+        msr::ARCH_CAPABILITIES => feature::ARCH_CAPABILITIES,
         _ => return None,
     })
 }
@@ -138,6 +140,7 @@ pub(super) fn efer_bits(sys: &Sys<'_>) -> u64 {
         (efer::SCE, feature::SYSCALL),
         (efer::LME | efer::LMA, feature::LM),
         (efer::NXE, feature::NX),
+        (efer::AIBRSE, feature::AUTOMATIC_IBRS),
     ] {
         if has(sys, f) {
             bits |= bit;
@@ -195,6 +198,11 @@ fn read(sys: &mut Sys<'_>, index: u32) -> Fault<u64> {
         msr::GS_BASE => s.seg[Seg::Gs as usize].base,
         msr::KERNEL_GS_BASE => s.kernel_gs_base,
         msr::TSC_AUX => s.tsc_aux,
+        msr::SPEC_CTRL => s.spec_ctrl,
+        msr::ARCH_CAPABILITIES if has(sys, feature::SPEC_CTRL) => {
+            arch_capabilities::IMMUNE | arch_capabilities::IBRS_ALL
+        }
+        msr::ARCH_CAPABILITIES => arch_capabilities::IMMUNE,
         _ => {
             if let Some(i) = fixed_index(index) {
                 s.mtrr_fixed[i]
@@ -320,6 +328,9 @@ fn write(sys: &mut Sys<'_>, index: u32, value: u64) -> Fault {
             }
             s.tsc_aux = value;
         }
+        msr::SPEC_CTRL if value & !spec_ctrl::ALL == 0 => s.spec_ctrl = value,
+        // A barrier for indirect branches, which here no guest's code predicts for another.
+        msr::PRED_CMD if value & !1 == 0 => {}
         _ => {
             if let Some(i) = fixed_index(index) {
                 if !memory_types(value, false) {
