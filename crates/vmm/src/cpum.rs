@@ -51,6 +51,17 @@ const ARCH_CAPABILITIES: u32 = 1 << 29;
 /// attacks").
 const X21: [u32; 4] = [1 << 8 | 1 << 29, 0, 1 << 1 | 1 << 2, 0];
 const LAST_EXTENDED_X21: u32 = 0x8000_0021;
+/// Leaves 0x80000005 and 0x80000006 of AMD's profiles, whatever the host is (Linux divides by the
+/// associativity): TLBs of 32 and 24 pages; 16 KiB of first-level cache for data, 4 ways, and 64 KiB
+/// for code, 2 ways; TLBs of 1024 and 512 pages, 2 MiB of second level, 16 ways; lines of 64 bytes
+/// (APM vol. 3, appendix E.4.5 and E.4.6).
+const AMD_CACHES: [[u32; 4]; 2] = [
+    [0xff20_ff18, 0xff20_ff20, 0x1004_0140, 0x4002_0140],
+    [0x6400_6400, 0x6400_4200, 0x0800_8140, 0],
+];
+/// Leaf 0x80000006 of Intel's: 256 KiB of second level, 8 ways, lines of 64 bytes (SDM vol. 2,
+/// CPUID); the leaf before it is empty.
+const INTEL_CACHES: [[u32; 4]; 2] = [[0; 4], [0, 0, 0x0100_6040, 0]];
 /// What goes away without AVX: FMA AVX F16C; AVX2 and the VEX-only ones of leaf 7.
 const NEEDS_AVX: (u32, u32, u32) = (1 << 12 | AVX | 1 << 29, 1 << 5, 1 << 9 | 1 << 10);
 /// Leaf 0x80000001, ECX: LAHF CR8_LEGACY ABM SSE4A MISALIGNSSE 3DNOWPREFETCH.
@@ -437,6 +448,10 @@ impl Maker<'_> {
                         u32::from_le_bytes([brand[at], brand[at + 1], brand[at + 2], brand[at + 3]])
                     })
                 }
+                (Some(_), 0x8000_0005..=0x8000_0006) => {
+                    let caches = if amd { AMD_CACHES } else { INTEL_CACHES };
+                    caches[(leaf - 0x8000_0005) as usize]
+                }
                 _ => host(leaf, 0),
             };
             t.set(leaf, 0, value);
@@ -676,6 +691,19 @@ mod tests {
         // With hardware virtualization in reach, too.
         let rows = vec![(1, 0, [!0; 4]), (7, 0, [!0; 4])];
         assert_eq!(cpum(1, Some(rows)).cpuid(0, 7, 0)[1] & F7_EBX_512, 0);
+    }
+
+    #[test]
+    fn profiles_bring_their_caches() {
+        for p in PROFILES.iter().filter(|p| p.last_extended >= 0x8000_0006) {
+            let c = with(&[("CPUM/GuestCpuName", p.name)]);
+            let amd = p.vendor == b"AuthenticAMD";
+            let (one, two) = (c.cpuid(0, 0x8000_0005, 0), c.cpuid(0, 0x8000_0006, 0));
+            for first_level in [one[2], one[3]] {
+                assert_eq!(first_level >> 16 & 0xff != 0, amd, "{}", p.name);
+            }
+            assert_ne!(two[2] >> 16, 0, "{}", p.name);
+        }
     }
 
     #[test]
