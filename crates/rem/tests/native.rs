@@ -269,6 +269,10 @@ fn excused(s: &Sequence, native: &End, engine: &End) -> bool {
     if store && matches!(engine.vector, 12..=14) && native.fpu[2] & 0x80 != 0 {
         return true;
     }
+    // What an address is made of may have been shortened before (see `normalise`).
+    if s.bits == 64 && short_repeat(s) && native.vector == 14 && engine.vector == 14 {
+        return native.cr2 as u32 == engine.cr2 as u32;
+    }
     // As the code segment there reads it.
     let attributes = cache(native.sel[1], lookup(native.sel[1])).attr;
     let bits = match (
@@ -335,10 +339,6 @@ fn excused(s: &Sequence, native: &End, engine: &End) -> bool {
         }
         // They convert, with what that does to MXCSR, before they look where the result goes.
         M::Vcvtps2ph => (memory(native.vector) || native.vector == 19) && memory(engine.vector),
-        // The address that is told of an element on two pages.
-        M::Vmaskmovps | M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq => {
-            native.vector == 14 && engine.vector == 14 && (native.cr2 ^ engine.cr2) < 0x1000
-        }
         // 64 bytes are accessed as two halves: the first one's page comes before the limit that the
         // second one passes.
         _ if bits != 64 && insn.memory_size().size() == 64 && native.vector == 14 => {
@@ -358,6 +358,10 @@ fn excused(s: &Sequence, native: &End, engine: &End) -> bool {
         // likes (SDM vol. 3, 5.3).
         _ if bits != 64 && native.vector == 14 && native.cr2 > 0xffff_ffff - 64 => {
             matches!(engine.vector, 12 | 13)
+        }
+        // The address that is told of an element on two pages.
+        M::Vmaskmovps | M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq => {
+            native.vector == 14 && engine.vector == 14 && (native.cr2 ^ engine.cr2) < 0x1000
         }
         // AMD's processors want offsets to be canonical, too; the manual, linear addresses (SDM
         // vol. 1, 3.3.7.1).
